@@ -1,0 +1,107 @@
+"""`python -m ntlib`: execute the chapters, render the book, check what is committed."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    default=Path(__file__).resolve().parents[1],
+    help="A checkout of the book; by default the one that ntlib lies in.",
+)
+@click.pass_context
+def main(context: click.Context, root: Path) -> None:
+    """The book's workshop."""
+    from ntlib.publishing.layout import Layout
+
+    context.obj = Layout(root)
+
+
+@main.command()
+@click.option("--only", default="", help="Names, or parts of them, of chapters; comma-separated.")
+@click.option("--profile", default="book", show_default=True, help="smoke, book or full.")
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Another value for a notebook's parameter; may be repeated.",
+)
+@click.option("--write-back", is_flag=True, help="Replace the committed notebooks that ran.")
+@click.pass_obj
+def execute(layout, only, profile, parameters, write_back) -> None:
+    """Run chapters; the result lies in _build/executed."""
+    import yaml
+
+    from ntlib.publishing.execute import execute as run
+    from ntlib.publishing.execute import report
+
+    values = {"profile": profile} | {name: yaml.safe_load(value) for name, value in parameters}
+    chapters = layout.chapters(only)
+    outcomes = run(layout, chapters, values, write_back=write_back)
+    click.echo(report(outcomes))
+    if write_back and values != {"profile": "book"}:
+        click.echo("Committed outputs stay as they were: they show the book profile.")
+        click.echo(f"This run is in {layout.executed(values['profile'])}")
+    if any(outcome.failure for outcome in outcomes):
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option("--executed", is_flag=True, help="The chapters as just run, not as committed.")
+@click.pass_obj
+def render(layout, executed) -> None:
+    """Make the pages in _build/html."""
+    import json
+    import time
+
+    from ntlib.publishing.execute import TIMINGS
+    from ntlib.publishing.render import render as build
+
+    started = time.perf_counter()
+    chapters = layout.executed("book") if executed else layout.notebooks
+    index = build(layout, chapters)
+    timings = chapters / TIMINGS
+    for stem, seconds in json.loads(timings.read_text()).items() if timings.exists() else []:
+        click.echo(f"{stem}: {seconds} s to execute")
+    click.echo(f"Rendered in {time.perf_counter() - started:.1f} s. The book is at {index}")
+
+
+@main.command()
+@click.option("--only", default="", help="Names, or parts of them, of chapters; comma-separated.")
+@click.pass_obj
+def check(layout, only) -> None:
+    """Are the committed outputs complete and fresh?"""
+    from ntlib.publishing import freshness, notebook
+
+    stale = False
+    for path in layout.chapters(only):
+        reasons = freshness.check(path, layout.root) + notebook.incomplete(notebook.read(path))
+        stale = stale or bool(reasons)
+        click.echo(f"{path.stem}: {'not fresh' if reasons else 'fresh and complete'}")
+        for reason in reasons:
+            click.echo(f"  {reason}")
+    if stale:
+        raise click.ClickException("refresh them with `make notebooks`")
+
+
+@main.command()
+@click.pass_obj
+def share(layout) -> None:
+    """How much of each chapter a rerun is compared with."""
+    from ntlib.publishing import notebook
+
+    for path in layout.chapters():
+        compared, cells = notebook.compared_share(notebook.read(path))
+        click.echo(
+            f"{path.stem}: {compared} of {cells} code cells compared ({compared / cells:.0%})"
+        )
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m ntlib")
