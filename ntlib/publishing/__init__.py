@@ -1,1 +1,1 @@
-"""From notebooks to the book: execute them, know whether their outputs are fresh, render the pages."""
+"""From notebooks to the book: execute, tell whether outputs are fresh, render."""

@@ -38,6 +38,8 @@ def check_parameters(path: Path, parameters: dict) -> None:
 
     Raises click.UsageError that lists what would be right.
     """
+    if "kernelspec" not in notebook.read(path).metadata:
+        raise click.UsageError(f"{path.name} names no kernel; its metadata needs a kernelspec")
     valid = sorted(papermill.inspect_notebook(path))
     for name in parameters:
         if name not in valid:
@@ -53,9 +55,9 @@ def execute(
 ) -> list[Outcome]:
     """Runs each notebook in the notebooks' folder; a failing one does not stop the others.
 
-    Results go to `layout.executed(profile)`. `write_back` also replaces the committed notebooks that
-    ran, but only by what readers get by default: the book profile and no other parameter. Raises
-    click.UsageError before anything runs if a parameter is unknown to a notebook.
+    Results go to `layout.executed(profile)`. `write_back` also replaces the committed notebooks
+    that ran, but only by what readers get by default: the book profile and no other parameter.
+    Raises click.UsageError before anything runs if a parameter is unknown to a notebook.
     """
     paths = list(paths)
     for path in paths:
@@ -88,13 +90,13 @@ def report(outcomes: list[Outcome]) -> str:
 
 
 def _run(layout: Layout, path: Path, target: Path, parameters: dict) -> Outcome:
-    """One chapter: only a complete run leaves `target/<name>`; a failed one leaves `<stem>.failed`."""
+    """Only a complete run leaves `target/<name>`; a failed one leaves `<stem>.failed.ipynb`."""
     running, failed = target / f".{path.stem}.running.ipynb", target / f"{path.stem}.failed.ipynb"
     for stale in (target / path.name, failed):
         stale.unlink(missing_ok=True)
-    # Taken before the run: whoever edits a module meanwhile gets a stale notebook, not a wrong stamp.
     started, failure = time.perf_counter(), None
     try:
+        # Before the run: whoever edits a module meanwhile gets a stale notebook, no wrong stamp.
         stamp = freshness.stamp(notebook.read(path), layout.root, parameters["profile"])
         _call_papermill(layout, path, running, parameters)
         _keep(running, target / path.name, stamp, parameters)
@@ -115,6 +117,8 @@ def _call_papermill(layout: Layout, path: Path, output: Path, parameters: dict) 
         cwd=layout.notebooks,
         progress_bar={"desc": path.stem, "position": 1, "leave": False, **_bar()},
         execution_timeout=CELL_TIMEOUT[parameters["profile"]],
+        # Else every kernel starts with a warning about TCP, on a connection that stays local.
+        extra_arguments=["--IPKernelApp.log_level=40"],
     )
 
 

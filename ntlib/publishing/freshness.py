@@ -7,6 +7,7 @@ read from the syntax, so nothing is executed, and line endings do not matter.
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def stamp(notebook: NotebookNode, root: Path, profile: str) -> dict:
 
 
 def check(path: Path, root: Path) -> list[str]:
-    """Why the notebook at `path` has to be executed again, one line per reason; empty when fresh."""
+    """Why the notebook at `path` must be executed again, a line per reason; empty if fresh."""
     notebook = notebooks.read(path)
     stored = notebook.metadata.get(PACKAGE)
     if not stored:
@@ -78,10 +79,8 @@ def sources(code: Iterable[str], root: Path) -> dict[str, str]:
             found.add(path)
             tree = ast.parse(path.read_text(encoding="utf-8"))
             pending += _imported(tree, root, package=path.relative_to(root).parts[:-1])
-    digests = {
-        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in found
-    }
-    return {name: _digest(digests[name]) for name in sorted(digests)}
+    names = {path.relative_to(root).as_posix(): path for path in found}
+    return {name: _digest(names[name].read_text(encoding="utf-8")) for name in sorted(names)}
 
 
 def _imported(tree: ast.AST, root: Path, package: tuple[str, ...]) -> Iterator[Path]:
@@ -110,12 +109,9 @@ def _module_files(name: tuple[str, ...], root: Path) -> Iterator[Path]:
 def _records(tree: ast.AST, root: Path) -> Iterator[Path]:
     """Recorded results that the code names, as in `results.load("decoding")`."""
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node.value.isidentifier()
-        ):
-            path = root / "data" / "results" / f"{node.value}.csv"
+        name = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(name, str) and re.fullmatch(r"[a-z0-9_-]+", name):
+            path = root / "data" / "results" / f"{name}.csv"
             if path.is_file():
                 yield path
 

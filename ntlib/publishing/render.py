@@ -1,4 +1,4 @@
-"""Renders the book: a fresh copy of the sources, jupyter-book without a warning, then one rename."""
+"""Renders the book: a fresh copy of the sources, not one warning, then a rename."""
 
 import os
 import re

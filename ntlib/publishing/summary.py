@@ -4,6 +4,15 @@ from pathlib import Path
 
 import yaml
 
+HEAD = """```{list-table}
+:header-rows: 1
+:widths: 52 30 18
+
+* - Claim
+  - Measured
+  - Verdict
+"""
+
 
 def table(ledger: Path, collected: dict[str, dict]) -> str:
     """MyST table of the claims that a chapter has reported on, in the ledger's order.
@@ -16,8 +25,7 @@ def table(ledger: Path, collected: dict[str, dict]) -> str:
     rows = [_row(entry, collected[entry["id"]]) for entry in entries if entry["id"] in collected]
     if not rows:
         return "*No chapter has reported a verdict yet.*"
-    head = "```{list-table}\n:header-rows: 1\n:widths: 52 30 18\n\n* - Claim\n  - Measured\n  - Verdict\n"
-    return head + "".join(rows) + "```"
+    return HEAD + "".join(rows) + "```"
 
 
 def _row(entry: dict, record: dict) -> str:
