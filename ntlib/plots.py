@@ -229,4 +229,4 @@ def _rounded(text: str) -> str:
 def _download(data: pd.DataFrame, name: str) -> str:
     table = data.to_csv(index=False, lineterminator="\n").encode()
     uri = "data:text/csv;base64," + base64.b64encode(table).decode()
-    return f'<a class="nt-data" download="{name}.csv" href="{uri}">Data (CSV)</a>'
+    return f'<a class="nt-download" download="{name}.csv" href="{uri}">Data (CSV)</a>'

@@ -52,7 +52,8 @@ def save(
     """
     if not re.fullmatch(r"[a-z0-9_-]+", experiment):
         raise ValueError(
-            f"experiment must consist of lower-case letters, digits, '_' and '-', got {experiment!r}"
+            "experiment must consist of lower-case letters, digits, '_' and '-', "
+            f"got {experiment!r}"
         )
     provenance = {
         "experiment": experiment,
