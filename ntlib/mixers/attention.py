@@ -1,0 +1,120 @@
+"""Softmax attention with rotary positions and a preallocated key-value cache: the baseline of the whole book.
+
+| here          | paper                                                                            |
+| ------------- | -------------------------------------------------------------------------------- |
+| q, k, v, o    | W^Q, W^K, W^V, W^O of Attention Is All You Need (1706.03762), Sec. 3.2.2, no bias |
+| n_kv_heads    | G, the number of groups in GQA (2305.13245); 1 is multi-query attention (1911.02150) |
+| turns         | R_m of RoFormer (2104.09864), Eq. 34                                             |
+
+Weights are those of a Llama layer, except that rotated pairs are neighbouring channels (see ntlib.ops.rotary).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
+from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Multi-head, grouped-query or multi-query attention."""
+
+    n_heads: int = 8  # query heads
+    n_kv_heads: int | None = None  # None: as many as query heads; fewer shrink the cache by the same factor
+    rope_base: float = 10000.0  # RoFormer's; longer contexts use larger ones
+
+    def build(self, d_model: int) -> "Attention":
+        return Attention(d_model, self)
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the first `length` tokens, in buffers with room for more.
+
+    A cache is used up by the call it is passed to: the next one shares its buffers.
+    """
+
+    keys: Tensor  # (batch, n_kv_heads, capacity, head_dim), rotated
+    values: Tensor  # (batch, n_kv_heads, capacity, head_dim)
+    length: int
+
+
+class Attention(Mixer):
+    """Causal softmax attention; state: a KVCache that grows with length."""
+
+    def __init__(self, d_model: int, config: AttentionConfig):
+        super().__init__()
+        self.config, self.d_model = config, d_model
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
+        self.head_dim = check_heads(d_model, self.n_heads)
+        check_heads(self.n_heads, self.n_kv_heads, "n_kv_heads (of n_heads)")
+        self.q = nn.Linear(d_model, d_model, bias=False)
+        self.k = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.v = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.o = nn.Linear(d_model, d_model, bias=False)
+
+    def reset_parameters(self, generator=None, residual_scale=1.0):
+        for linear in (self.q, self.k, self.v):
+            nn.init.normal_(linear.weight, std=self.d_model**-0.5, generator=generator)
+        nn.init.normal_(self.o.weight, std=residual_scale * self.d_model**-0.5, generator=generator)
+
+    def init_state(self, batch_size, capacity=0):
+        shape = (batch_size, self.n_kv_heads, capacity, self.head_dim)
+        return KVCache(self.k.weight.new_zeros(shape), self.k.weight.new_zeros(shape), 0)
+
+    def forward(self, x, state=None):
+        check_input(x, self.d_model)
+        start, length = (state.length if state else 0), x.shape[1]
+        q, k, v = self._project(x, start)
+        if start == 0:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.n_kv_heads < self.n_heads)
+            cache = _append(state, k, v) if state else KVCache(k, v, length)
+        else:
+            cache = _append(state, k, v)
+            # is_causal would align the mask to the first key; these queries sit at the end of the keys
+            mask = torch.ones(length, cache.length, dtype=torch.bool, device=x.device).tril(start)
+            attended = F.scaled_dot_product_attention(
+                q, *_filled(cache), attn_mask=mask, enable_gqa=self.n_kv_heads < self.n_heads
+            )
+        return self.o(attended.transpose(1, 2).flatten(2)), cache
+
+    def step(self, x_t, state):
+        check_input(x_t, self.d_model, ("batch", "d_model"))
+        q, k, v = self._project(x_t[:, None], state.length)
+        cache = _append(state, k, v)
+        # query heads that share keys are stacked as rows of one query, so that the cache is read once per group
+        q = q.reshape(-1, self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim)
+        return self.o(F.scaled_dot_product_attention(q, *_filled(cache)).flatten(1)), cache
+
+    def _project(self, x, start):
+        frequencies = rotary_frequencies(self.head_dim, base=self.config.rope_base, device=x.device)
+        turns = rotary_turns(frequencies, start, x.shape[1])[:, None]  # the same for all heads
+        q = rotate(split_heads(self.q(x), self.n_heads), turns)
+        k = rotate(split_heads(self.k(x), self.n_kv_heads), turns)
+        return tuple(part.transpose(1, 2) for part in (q, k, split_heads(self.v(x), self.n_kv_heads)))
+
+
+def _filled(cache: KVCache) -> tuple[Tensor, Tensor]:
+    return cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
+
+
+def _append(cache: KVCache, k: Tensor, v: Tensor) -> KVCache:
+    end = cache.length + k.shape[2]
+    if torch.is_grad_enabled() and (k.requires_grad or cache.keys.requires_grad):
+        keys, values = _filled(cache)  # in-place writes would break the graph, so training concatenates
+        return KVCache(torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2), end)
+    keys, values = (_with_room(buffer, cache.length, end) for buffer in (cache.keys, cache.values))
+    keys[:, :, cache.length : end], values[:, :, cache.length : end] = k, v
+    return KVCache(keys, values, end)
+
+
+def _with_room(buffer: Tensor, length: int, needed: int) -> Tensor:
+    if needed <= buffer.shape[2]:
+        return buffer
+    larger = buffer.new_zeros(*buffer.shape[:2], max(needed, 2 * buffer.shape[2]), buffer.shape[3])
+    larger[:, :, :length] = buffer[:, :, :length]  # doubling: a token costs O(1) copies on average
+    return larger

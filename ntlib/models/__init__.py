@@ -1,0 +1,1 @@
+"""One residual language model around any mixer, its generation, and the published sizes."""

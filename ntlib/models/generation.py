@@ -1,0 +1,78 @@
+"""Generation: the prompt in one parallel pass, then one step of constant shape per token."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ntlib.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from logits. Raises ValueError for values outside their range."""
+
+    temperature: float = 1.0  # logits are divided by it; 0 takes the most probable token (greedy)
+    top_k: int | None = None  # keep the k most probable tokens
+    top_p: float | None = None  # then keep the fewest tokens whose probability reaches p (nucleus, 1904.09751)
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1 or None, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1] or None, got {self.top_p}")
+
+    def probabilities(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+        """The distribution that tokens are drawn from: one-hot if greedy."""
+        if self.temperature == 0:
+            return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+        ranked, order = (logits / self.temperature).sort(descending=True, dim=-1)
+        if self.top_k is not None:
+            ranked[:, self.top_k :] = -torch.inf
+        p = ranked.softmax(-1)
+        if self.top_p is not None:
+            p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0)  # a token stays if those before it do not reach p
+        return torch.zeros_like(p).scatter(-1, order, p / p.sum(-1, keepdim=True))
+
+
+@torch.no_grad()
+def stream(
+    model: LanguageModel,
+    prompt: Int[Tensor, "batch length"],
+    sampling: Sampling = Sampling(),
+    generator: torch.Generator | None = None,
+    capacity: int = 0,
+) -> Iterator[Int[Tensor, " batch"]]:
+    """Yield one token per sequence for as long as asked. `capacity` preallocates caches for that many tokens in all.
+
+    Raises ValueError for an empty prompt or token ids outside the vocabulary.
+    """
+    vocab = model.config.vocab_size
+    if prompt.dim() != 2 or 0 in prompt.shape:
+        raise ValueError(f"prompt must be (batch, length), not empty, got {tuple(prompt.shape)}")
+    if prompt.min() < 0 or prompt.max() >= vocab:
+        raise ValueError(f"prompt must hold ids in [0, {vocab}), got {prompt.min().item()} ... {prompt.max().item()}")
+    logits, states = model(prompt, model.init_states(prompt.shape[0], capacity))
+    logits = logits[:, -1]
+    while True:
+        token = torch.multinomial(sampling.probabilities(logits), 1, generator=generator)[:, 0]
+        yield token
+        logits, states = model.step(token, states)
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Int[Tensor, "batch length"],
+    n_tokens: int,
+    sampling: Sampling = Sampling(),
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "batch n_tokens"]:
+    """The next `n_tokens` tokens of every sequence."""
+    if n_tokens < 1:
+        raise ValueError(f"n_tokens must be at least 1, got {n_tokens}")
+    tokens = stream(model, prompt, sampling, generator, capacity=prompt.shape[1] + n_tokens)
+    return torch.stack([next(tokens) for _ in range(n_tokens)], dim=1)

@@ -1,0 +1,125 @@
+"""A residual language model around any mixer: the same skeleton for every architecture of the book.
+
+    h = embedding(tokens);   h += mixer(norm(h));   h += feed_forward(norm(h));   logits = head(norm(h))
+
+Pre-norm with RMSNorm (1910.07467) and SwiGLU (2002.05202), the skeleton of Llama (2302.13971) and of RetNet's released code.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ntlib.mixers.protocol import MixerConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes a model's parameters."""
+
+    vocab_size: int  # 256 for bytes
+    d_model: int  # width of the residual stream
+    n_layers: int  # blocks, each one mixer and one feed-forward layer
+    mixer: MixerConfig  # what moves information along the sequence
+    ffn_dim: int  # hidden width of the feed-forward layer; 8/3 d_model costs as much as a plain one of 4 d_model
+    ffn: str = "swiglu"  # "swiglu" (three matrices) or "gelu" (two; RetNet's paper)
+    tied: bool = False  # share embedding and head, where the vocabulary would dominate a small model
+    norm_eps: float = 1e-6  # of every RMSNorm
+
+
+class FeedForward(nn.Module):
+    """W_down (silu(W_gate x) * W_up x), or W_down gelu(W_up x)."""
+
+    def __init__(self, d_model: int, dim: int, kind: str):
+        super().__init__()
+        if kind not in ("swiglu", "gelu"):
+            raise ValueError(f"ffn must be 'swiglu' or 'gelu', got {kind!r}")
+        self.up = nn.Linear(d_model, dim, bias=False)
+        self.gate = nn.Linear(d_model, dim, bias=False) if kind == "swiglu" else None
+        self.down = nn.Linear(dim, d_model, bias=False)
+
+    def forward(self, x):
+        hidden = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        return self.down(hidden)
+
+
+class Block(nn.Module):
+    """One residual block."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.mixer = config.mixer.build(config.d_model)
+        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.ffn = FeedForward(config.d_model, config.ffn_dim, config.ffn)
+
+    def forward(self, h, state=None):
+        mixed, state = self.mixer(self.mixer_norm(h), state)
+        h = h + mixed
+        return h + self.ffn(self.ffn_norm(h)), state
+
+    def step(self, h, state):
+        mixed, state = self.mixer.step(self.mixer_norm(h), state)
+        h = h + mixed
+        return h + self.ffn(self.ffn_norm(h)), state
+
+
+class LanguageModel(nn.Module):
+    """Tokens to next-token logits. Weights are drawn from `generator`, so that a seed fixes them on any number of threads."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Unit-variance maps everywhere; what writes into the residual stream is divided by sqrt(2 n_layers) (GPT-2)."""
+        d_model, shrink = self.config.d_model, (2 * self.config.n_layers) ** -0.5
+        nn.init.normal_(self.embedding.weight, std=d_model**-0.5, generator=generator)
+        nn.init.normal_(self.head.weight, std=d_model**-0.5, generator=generator)
+        for block in self.blocks:
+            block.mixer.reset_parameters(generator, residual_scale=shrink)
+            for linear in filter(None, (block.ffn.up, block.ffn.gate)):
+                nn.init.normal_(linear.weight, std=d_model**-0.5, generator=generator)
+            nn.init.normal_(block.ffn.down.weight, std=shrink * self.config.ffn_dim**-0.5, generator=generator)
+
+    def forward(
+        self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
+    ) -> tuple[Float[Tensor, "batch length vocab"], list[Any]]:
+        """Logits of every position and the states after the last one; continues from `states` if given."""
+        if tokens.dim() != 2 or 0 in tokens.shape:
+            raise ValueError(f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}")
+        h, after = self.embedding(tokens), []
+        for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
+            h, state = block(h, state)
+            after.append(state)
+        return self.head(self.norm(h)), after
+
+    def step(
+        self, token: Int[Tensor, " batch"], states: list[Any]
+    ) -> tuple[Float[Tensor, "batch vocab"], list[Any]]:
+        """Logits after one more token."""
+        h, after = self.embedding(token), []
+        for block, state in zip(self.blocks, states, strict=True):
+            h, state = block.step(h, state)
+            after.append(state)
+        return self.head(self.norm(h)), after
+
+    def init_states(self, batch_size: int, capacity: int = 0) -> list[Any]:
+        """The state of every mixer before the first token; see Mixer.init_state."""
+        return [block.mixer.init_state(batch_size, capacity) for block in self.blocks]
+
+
+def count_parameters(model: nn.Module, *, embeddings: bool = True) -> int:
+    """Number of parameters, shared ones once; without `embeddings`, input and output embeddings are left out."""
+    left_out = set() if embeddings else {id(model.embedding.weight), id(model.head.weight)}
+    return sum(p.numel() for p in model.parameters() if id(p) not in left_out)

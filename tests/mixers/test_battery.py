@@ -1,0 +1,38 @@
+"""The battery over every mixer in every configuration that changes what it computes."""
+
+import pytest
+import torch
+
+from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.linear_attention import LinearAttentionConfig
+from ntlib.mixers.retention import RetentionConfig
+from tests.mixers import battery
+
+CONFIGS = {
+    "attention": AttentionConfig(n_heads=4),
+    "grouped-query attention": AttentionConfig(n_heads=4, n_kv_heads=2),
+    "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
+    "linear attention": LinearAttentionConfig(n_heads=4),
+    "retention": RetentionConfig(n_heads=3, chunk_size=4),
+    "retention, group norm": RetentionConfig(n_heads=3, chunk_size=4, head_norm="group", value_factor=1),
+    "retention, row normalisation": RetentionConfig(n_heads=3, chunk_size=4, row_normalisation=True, decay="experiments"),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("check", battery.CHECKS, ids=lambda check: check.__name__)
+def test_battery(check, config):
+    check(config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_bad_shapes_are_named(config):
+    mixer = battery.build(config)
+    with pytest.raises(ValueError, match=r"x must be \(batch, length, d_model\).*d_model = 24; got \(2, 3, 5\)"):
+        mixer(torch.zeros(2, 3, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="x must be"):
+        mixer(torch.zeros(2, 0, 24, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"x must be \(batch, d_model\)"):
+        mixer.step(torch.zeros(2, 3, 24, dtype=torch.float64), mixer.init_state(2))
+    with pytest.raises(ValueError, match="must divide d_model = 25"):
+        config.build(25)
