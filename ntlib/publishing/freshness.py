@@ -1,16 +1,19 @@
 """Do a notebook's stored outputs belong to the code that stands there now?
 
 A stamp in the notebook's metadata holds a digest of every code cell, of every `ntlib` module that
-those cells import, directly or through others, and of the recorded results they name. Imports are
-read from the syntax, so nothing is executed, and line endings do not matter.
+those cells import, directly or through others, of the recorded results they name and of the bounds
+of the claims they report. Imports are read from the syntax, so nothing is executed, and line
+endings do not matter.
 """
 
 import ast
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import yaml
 from nbformat import NotebookNode
 
 from ntlib.publishing import notebook as notebooks
@@ -22,10 +25,11 @@ COMMITTED_PROFILE = "book"
 def stamp(notebook: NotebookNode, root: Path, profile: str) -> dict:
     """What `metadata.ntlib` of an executed notebook holds; raises SyntaxError on a broken cell."""
     cells = [cell for _, cell in notebooks.code_cells(notebook) if not _injected(cell)]
+    code = [cell.source for cell in cells]
     return {
         "cells": [f"{cell.id} {_digest(cell.source)}" for cell in cells],
         "profile": profile,
-        "sources": sources([cell.source for cell in cells], root),
+        "sources": sources(code, root) | _bounds(code, root),
     }
 
 
@@ -71,7 +75,7 @@ def _source_changes(stored: dict[str, str], current: dict[str, str]) -> list[str
 def sources(code: Iterable[str], root: Path) -> dict[str, str]:
     """{path below `root`: digest} of all that the code depends on, sorted by path."""
     trees = [ast.parse(text) for text in code]
-    found: set[Path] = {path for tree in trees for path in _records(tree, root)}
+    found: set[Path] = {path for tree in trees for path in _records(_strings(tree), root)}
     pending = [path for tree in trees for path in _imported(tree, root, package=())]
     while pending:
         path = pending.pop()
@@ -106,14 +110,30 @@ def _module_files(name: tuple[str, ...], root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _records(tree: ast.AST, root: Path) -> Iterator[Path]:
+def _records(strings: set[str], root: Path) -> list[Path]:
     """Recorded results that the code names, as in `results.load("decoding")`."""
-    for node in ast.walk(tree):
-        name = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(name, str) and re.fullmatch(r"[a-z0-9_-]+", name):
-            path = root / "data" / "results" / f"{name}.csv"
-            if path.is_file():
-                yield path
+    names = (name for name in strings if re.fullmatch(r"[a-z0-9_-]+", name))
+    paths = (root / "data" / "results" / f"{name}.csv" for name in names)
+    return [path for path in paths if path.is_file()]
+
+
+def _bounds(code: Iterable[str], root: Path) -> dict[str, str]:
+    """Digests of what decides the verdicts on the claims that the code reports."""
+    ledger = root / "data" / "claims.yaml"
+    if not ledger.is_file():
+        return {}
+    strings = {text for cell in code for text in _strings(ast.parse(cell))}
+    claims = yaml.safe_load(ledger.read_text(encoding="utf-8"))
+    decisive = {entry["id"]: [entry["quantity"], entry["bounds"]] for entry in claims}
+    return {
+        f"data/claims.yaml: {name}": _digest(json.dumps(decisive[name], sort_keys=True))
+        for name in sorted(strings & set(decisive))
+    }
+
+
+def _strings(tree: ast.AST) -> set[str]:
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str)}
 
 
 def _injected(cell: NotebookNode) -> bool:

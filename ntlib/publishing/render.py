@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ntlib import claims
-from ntlib.publishing import notebook, summary
+from ntlib.publishing import notebook
 from ntlib.publishing.layout import Layout
 
 SUMMARY_MARKER = "<!-- claims-summary -->"
@@ -58,20 +58,20 @@ def stage(layout: Layout, chapters: Path) -> Path:
     staged = [path for path in staged if path.is_file()]
     for path in staged:
         shutil.copy(path, source / "notebooks")
-    _fill_in_claims(layout, source, staged)
+    _fill_in_claims(source, staged)
     _require_sources(source, documents, chapters)
     _require_complete(staged)
     return source
 
 
-def _fill_in_claims(layout: Layout, source: Path, staged: list[Path]) -> None:
+def _fill_in_claims(source: Path, staged: list[Path]) -> None:
     collected = claims.collect(staged)
     (source / "book").mkdir(exist_ok=True)
     (source / "book" / "claims.md").write_text(claims.ledger_page(collected), encoding="utf-8")
     for page in (source / "book").glob("*.md"):
         text = page.read_text(encoding="utf-8")
         if SUMMARY_MARKER in text:
-            found = summary.table(layout.root / "data" / "claims.yaml", collected)
+            found = claims.summary_table(collected)
             page.write_text(text.replace(SUMMARY_MARKER, found), encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""Sequence models beyond the Transformer: what the chapters of the book share."""
