@@ -1,0 +1,58 @@
+"""Rendering: no page from unfinished notebooks, no success over a warning, no half-built site."""
+
+import click
+import nbformat
+import pytest
+
+from ntlib.publishing import notebook
+from ntlib.publishing.render import render, stage
+from tests.publishing.conftest import make_notebook, pretend_executed
+
+
+def spoil(checkout, chapter):
+    notebook.write(chapter, checkout.notebooks / "one.ipynb")
+
+
+def test_a_book_is_rendered_with_its_claims(checkout):
+    index = render(checkout, checkout.notebooks)
+    assert index == checkout.root / "_build" / "html" / "index.html"
+    for page in ("book/index", "book/claims", "notebooks/one"):
+        assert (index.parent / f"{page}.html").is_file()
+    assert "claims-summary" not in (index.parent / "book" / "index.html").read_text()
+
+
+def test_a_failed_notebook_over_an_earlier_good_build_is_refused(checkout):
+    render(checkout, checkout.notebooks)
+    page = checkout.build / "html" / "notebooks" / "one.html"
+    good = page.read_bytes()
+    failed = pretend_executed(make_notebook("1 / 0"))
+    failed.cells[2].outputs = [
+        nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="", traceback=[])
+    ]
+    spoil(checkout, failed)
+    with pytest.raises(click.ClickException, match="one: cell 3 failed with ZeroDivisionError"):
+        render(checkout, checkout.notebooks)
+    assert page.read_bytes() == good, "the old site did not survive"
+
+
+def test_a_warning_is_an_error_every_time(checkout):
+    """Kept doctrees would make the second build of an unchanged, broken page succeed."""
+    (checkout.root / "book" / "index.md").write_text("# Small\n\n[](no-such-page.md)\n")
+    for _ in range(2):
+        with pytest.raises(click.ClickException, match="no-such-page"):
+            render(checkout, checkout.notebooks)
+    assert not (checkout.build / "html").exists()
+
+
+def test_a_cell_that_was_never_executed_is_refused(checkout):
+    chapter = pretend_executed(make_notebook("x = 1", "y = 2"))
+    chapter.cells[3].execution_count = None
+    spoil(checkout, chapter)
+    with pytest.raises(click.ClickException, match="one: cell 4 was not executed: y = 2"):
+        stage(checkout, checkout.notebooks)
+
+
+def test_a_missing_document_is_named(checkout):
+    (checkout.notebooks / "one.ipynb").unlink()
+    with pytest.raises(click.ClickException, match=r"notebooks/one\b"):
+        stage(checkout, checkout.notebooks)
