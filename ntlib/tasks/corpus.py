@@ -1,7 +1,7 @@
 """The default corpus as tokens: bytes or a small BPE, in three splits, with simple baselines.
 
 What the text is and how it is split and cleaned: :mod:`ntlib.tasks.sources`. It is built once
-(about ten seconds; the BPE level about a minute more) and then read from the cache.
+(a few seconds; the BPE level about half a minute) and then read from the cache.
 """
 
 from __future__ import annotations
