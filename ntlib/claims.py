@@ -55,7 +55,7 @@ class Claim:
                 raise ValueError(f"claim {self.id!r}: bounds {low} and {high} are the wrong way")
 
     def verdict(self, values: Mapping[str, float]) -> str:
-        """ "supported" if every value is within bounds, "contradicted" if none, else "qualified"."""
+        """All values within bounds: "supported"; none: "contradicted"; else "qualified"."""
         if self.bounds is None:
             raise ValueError(f"claim {self.id!r} has no bounds in the ledger yet; add them first")
         if not values:

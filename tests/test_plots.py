@@ -114,9 +114,8 @@ def test_each_architecture_belongs_to_one_family():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_members_of_a_family_differ_without_colour(family):
-    looks = [
-        (plots.LINES[name]["linestyle"], plots.LINES[name]["marker"]) for name in FAMILIES[family]
-    ]
+    lines = [plots.LINES[name] for name in FAMILIES[family]]
+    looks = [(line["linestyle"], line["marker"]) for line in lines]
     assert len(set(looks)) == len(looks)
     assert len({line["color"] for line in lines}) == len(looks)
 
