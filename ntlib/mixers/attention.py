@@ -1,12 +1,14 @@
-"""Softmax attention with rotary positions and a preallocated key-value cache: the baseline of the whole book.
+"""Softmax attention with rotary positions and a preallocated key-value cache: the baseline of the
+whole book.
 
-| here          | paper                                                                            |
-| ------------- | -------------------------------------------------------------------------------- |
-| q, k, v, o    | W^Q, W^K, W^V, W^O of Attention Is All You Need (1706.03762), Sec. 3.2.2, no bias |
-| n_kv_heads    | G, the number of groups in GQA (2305.13245); 1 is multi-query attention (1911.02150) |
-| turns         | R_m of RoFormer (2104.09864), Eq. 34                                             |
+| here          | paper                                                                          |
+| ------------- | ------------------------------------------------------------------------------ |
+| q, k, v, o    | W^Q ... W^O, Attention Is All You Need (1706.03762), Sec. 3.2.2; no bias       |
+| n_kv_heads    | G, the groups of GQA (2305.13245); 1 is multi-query attention (1911.02150)     |
+| turns         | R_m of RoFormer (2104.09864), Eq. 34                                           |
 
-Weights are those of a Llama layer, except that rotated pairs are neighbouring channels (see ntlib.ops.rotary).
+Weights are those of a Llama layer, except that rotated pairs are neighbouring channels (see
+ntlib.ops.rotary).
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ class AttentionConfig:
     """Multi-head, grouped-query or multi-query attention."""
 
     n_heads: int = 8  # query heads
-    n_kv_heads: int | None = None  # None: as many as query heads; fewer shrink the cache by the same factor
+    n_kv_heads: int | None = (
+        None  # None: as many as query heads; fewer shrink the cache by the same factor
+    )
     rope_base: float = 10000.0  # RoFormer's; longer contexts use larger ones
 
     def build(self, d_model: int) -> "Attention":
@@ -51,7 +55,7 @@ class Attention(Mixer):
         self.config, self.d_model = config, d_model
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
         self.head_dim = check_heads(d_model, self.n_heads)
-        check_heads(self.n_heads, self.n_kv_heads, "n_kv_heads (of n_heads)")
+        check_heads(self.n_heads, self.n_kv_heads, "n_kv_heads", "n_heads")
         self.q = nn.Linear(d_model, d_model, bias=False)
         self.k = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.v = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
@@ -71,11 +75,14 @@ class Attention(Mixer):
         start, length = (state.length if state else 0), x.shape[1]
         q, k, v = self._project(x, start)
         if start == 0:
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.n_kv_heads < self.n_heads)
+            attended = F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, enable_gqa=self.n_kv_heads < self.n_heads
+            )
             cache = _append(state, k, v) if state else KVCache(k, v, length)
         else:
             cache = _append(state, k, v)
-            # is_causal would align the mask to the first key; these queries sit at the end of the keys
+            # is_causal would align the mask to the first key; these queries sit at the end of the
+            # keys
             mask = torch.ones(length, cache.length, dtype=torch.bool, device=x.device).tril(start)
             attended = F.scaled_dot_product_attention(
                 q, *_filled(cache), attn_mask=mask, enable_gqa=self.n_kv_heads < self.n_heads
@@ -86,7 +93,8 @@ class Attention(Mixer):
         check_input(x_t, self.d_model, ("batch", "d_model"))
         q, k, v = self._project(x_t[:, None], state.length)
         cache = _append(state, k, v)
-        # query heads that share keys are stacked as rows of one query, so that the cache is read once per group
+        # query heads that share keys are stacked as rows of one query, so that the cache is read
+        # once per group
         q = q.reshape(-1, self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim)
         return self.o(F.scaled_dot_product_attention(q, *_filled(cache)).flatten(1)), cache
 
@@ -95,7 +103,9 @@ class Attention(Mixer):
         turns = rotary_turns(frequencies, start, x.shape[1])[:, None]  # the same for all heads
         q = rotate(split_heads(self.q(x), self.n_heads), turns)
         k = rotate(split_heads(self.k(x), self.n_kv_heads), turns)
-        return tuple(part.transpose(1, 2) for part in (q, k, split_heads(self.v(x), self.n_kv_heads)))
+        return tuple(
+            part.transpose(1, 2) for part in (q, k, split_heads(self.v(x), self.n_kv_heads))
+        )
 
 
 def _filled(cache: KVCache) -> tuple[Tensor, Tensor]:
@@ -105,7 +115,9 @@ def _filled(cache: KVCache) -> tuple[Tensor, Tensor]:
 def _append(cache: KVCache, k: Tensor, v: Tensor) -> KVCache:
     end = cache.length + k.shape[2]
     if torch.is_grad_enabled() and (k.requires_grad or cache.keys.requires_grad):
-        keys, values = _filled(cache)  # in-place writes would break the graph, so training concatenates
+        keys, values = _filled(
+            cache
+        )  # in-place writes would break the graph, so training concatenates
         return KVCache(torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2), end)
     keys, values = (_with_room(buffer, cache.length, end) for buffer in (cache.keys, cache.values))
     keys[:, :, cache.length : end], values[:, :, cache.length : end] = k, v

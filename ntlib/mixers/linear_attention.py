@@ -1,11 +1,13 @@
-"""Linear attention as the Linear Transformer defines it: softmax's exponential replaced by a product of feature maps.
+"""Linear attention as the Linear Transformer defines it: softmax's exponential replaced by a
+product of feature maps.
 
 | here          | Linear Transformer (2006.16236)                                     |
 | ------------- | ------------------------------------------------------------------- |
 | elu_plus_one  | phi(x) = elu(x) + 1, Eq. 7                                          |
 | state         | [S_i, Z_i], Eq. 18 and 19: the normaliser is one more value column  |
 
-Rotary positions are left out as in the paper: they would make the feature products negative and the normaliser vanish.
+Rotary positions are left out as in the paper: they would make the feature products negative and the
+normaliser vanish.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ def elu_plus_one(x: Tensor) -> Tensor:
 
 
 class LinearAttention(Mixer):
-    """Causal linear attention; state: (batch, n_heads, head_dim, head_dim + 1), constant in length."""
+    """Causal linear attention; state: (batch, n_heads, head_dim, head_dim + 1), constant in
+    length."""
 
     def __init__(self, d_model: int, config: LinearAttentionConfig):
         super().__init__()
@@ -49,12 +52,19 @@ class LinearAttention(Mixer):
 
     def init_state(self, batch_size, capacity=0):
         shape = (batch_size, self.n_heads, self.head_dim, self.head_dim + 1)
-        return self.q.weight.new_zeros(shape, dtype=torch.promote_types(self.q.weight.dtype, torch.float32))
+        return self.q.weight.new_zeros(
+            shape, dtype=torch.promote_types(self.q.weight.dtype, torch.float32)
+        )
 
     def forward(self, x, state=None):
         check_input(x, self.d_model)
-        q, k, v = (split_heads(linear(x), self.n_heads).transpose(1, 2) for linear in (self.q, self.k, self.v))
-        out, state = linear_attention(elu_plus_one(q), elu_plus_one(k), v, state=state, normalise=True)
+        q, k, v = (
+            split_heads(linear(x), self.n_heads).transpose(1, 2)
+            for linear in (self.q, self.k, self.v)
+        )
+        out, state = linear_attention(
+            elu_plus_one(q), elu_plus_one(k), v, state=state, normalise=True
+        )
         return self.o(out.transpose(1, 2).flatten(2)), state
 
     def step(self, x_t, state):

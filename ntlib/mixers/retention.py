@@ -10,13 +10,15 @@
 | silu(gate)      | swish(X W_G), Eq. 8                                                  |
 | o               | W_O, Eq. 8                                                           |
 
-Score normalisations of Sec. 2.2: (1) K / sqrt(d_k) is always applied. (2) D_nm / sqrt(sum_i D_ni) divides every output of
-position n by one number that depends on n and the head only, and (3) max(|sum_m R_nm|, 1) by one that depends on the data as
-well. The norm that follows removes both but for its eps; (2) is always applied, (3) with `row_normalisation`.
+Score normalisations of Sec. 2.2: (1) K / sqrt(d_k) is always applied. (2) D_nm / sqrt(sum_i D_ni)
+divides every output of position n by one number that depends on n and the head only, and (3)
+max(|sum_m R_nm|, 1) by one that depends on the data as well. The norm that follows removes both but
+for its eps; (2) is always applied, (3) with `row_normalisation`.
 
-Departures, measured in the RetNet chapter: the released code replaces GroupNorm by an RMSNorm without weights
-(`head_norm="rms"`, the default here, too), omits (3) in its recurrent mode, and rescales chunks by another rule in its chunkwise
-mode, so that its three modes agree only as eps goes to 0. Ours apply the same normalisation in every form.
+Departures, measured in the RetNet chapter: the released code replaces GroupNorm by an RMSNorm
+without weights (`head_norm="rms"`, the default here, too), omits (3) in its recurrent mode, and
+rescales chunks by another rule in its chunkwise mode, so that its three modes agree only as eps
+goes to 0. Ours apply the same normalisation in every form.
 """
 
 import math
@@ -32,8 +34,8 @@ from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE, linear_attention, step
 from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
 
-
-# Decoding computes what depends on position for this many tokens at a time: per token it would cost as much as a projection.
+# Decoding computes what depends on position for this many tokens at a time: per token it would cost
+# as much as a projection.
 STEP_BLOCK = 64
 
 
@@ -42,11 +44,16 @@ class RetentionConfig:
     """RetNet's mixer; defaults as in the paper's Sec. 2 and the released code."""
 
     n_heads: int = 4  # the published models use d_model / 256
-    value_factor: float = 2.0  # d_v / d_model: 2 in the paper; the later released configurations use about 5 / 3
+    value_factor: float = (
+        2.0  # d_v / d_model: 2 in the paper; the later released configurations use about 5 / 3
+    )
     value_dim: int | None = None  # d_v itself, where value_factor cannot express it
-    decay: str = "eq8"  # "eq8": 1 - 2^(-5 - h); "experiments": Sec. 3.1, horizons 32 ... 512 at any number of heads
+    # "eq8": 1 - 2^(-5 - h); "experiments": Sec. 3.1, horizons 32 ... 512 at any number of heads
+    decay: str = "eq8"
     head_norm: str = "rms"  # "rms": the released code; "group": the paper's GroupNorm, with weights
-    row_normalisation: bool = False  # score normalisation (3); as in the released code's parallel mode
+    row_normalisation: bool = (
+        False  # score normalisation (3); as in the released code's parallel mode
+    )
     eps: float = 1e-6  # of the head norm; the released code's layernorm_eps
     chunk_size: int = DEFAULT_CHUNK_SIZE  # changes speed, not results
 
@@ -55,31 +62,46 @@ class RetentionConfig:
 
 
 class RetentionState(NamedTuple):
-    """S_n of every head and the number of tokens read, which sets the rotation and score normalisation (2)."""
+    """S_n of every head and the number of tokens read, which sets the rotation and score
+    normalisation (2)."""
 
     memory: Tensor  # (batch, n_heads, d_k, d_v / n_heads), one more column with row_normalisation
     position: int
 
 
 @lru_cache
-def retention_log_decay(n_heads: int, schedule: str = "eq8", device: torch.device | None = None) -> Tensor:
-    """log gamma of every head, float64 (no buffer: casting a module must not touch it). Raises ValueError for an unknown schedule."""
+def retention_log_decay(
+    n_heads: int, schedule: str = "eq8", device: torch.device | None = None
+) -> Tensor:
+    """log gamma of every head, float64 (no buffer: casting a module must not touch it).
+
+    Raises ValueError for an unknown schedule.
+    """
     options = {"dtype": torch.float64, "device": device}
     if schedule == "eq8":
         return torch.log1p(-(2.0 ** (-5 - torch.arange(n_heads, **options))))
     if schedule == "experiments":
-        return torch.log1p(-torch.linspace(math.log(1 / 32), math.log(1 / 512), n_heads, **options).exp())
+        return torch.log1p(
+            -torch.linspace(math.log(1 / 32), math.log(1 / 512), n_heads, **options).exp()
+        )
     raise ValueError(f"decay must be 'eq8' or 'experiments', got {schedule!r}")
 
 
 @lru_cache(maxsize=2)
 def position_factors(
-    position: int, length: int, n_heads: int, d_k: int, schedule: str, device: torch.device, dtype: torch.dtype
+    position: int,
+    length: int,
+    n_heads: int,
+    d_k: int,
+    schedule: str,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """What depends on position alone, so that the layers of a model share it.
 
-    Rotations of q and k, (length, 2, 1, d_k / 2); those of k carry 1 / sqrt(d_k), normalisation (1). Then normalisation (2),
-    (length, n_heads, 1): 1 / sqrt(sum_i D_ni), where the sum is geometric, (1 - gamma^(n+1)) / (1 - gamma).
+    Rotations of q and k, (length, 2, 1, d_k / 2); those of k carry 1 / sqrt(d_k), normalisation
+    (1). Then normalisation (2), (length, n_heads, 1): 1 / sqrt(sum_i D_ni), where the sum is
+    geometric, (1 - gamma^(n+1)) / (1 - gamma).
     """
     turns = rotary_turns(rotary_frequencies(d_k, endpoint=True, device=device), position, length)
     turns = torch.stack([turns, turns * d_k**-0.5], dim=1)[:, :, None]
@@ -97,14 +119,20 @@ class Retention(Mixer):
         self.d_model, self.config, self.n_heads = d_model, config, config.n_heads
         self.d_v = config.value_dim or round(config.value_factor * d_model)
         self.d_k = check_heads(d_model, self.n_heads)
-        check_heads(self.d_v, self.n_heads, "n_heads (of value_dim)")
+        check_heads(self.d_v, self.n_heads, whole="value width")
         if config.head_norm not in ("rms", "group"):
             raise ValueError(f"head_norm must be 'rms' or 'group', got {config.head_norm!r}")
         # W_Q, W_K, W_V, W_G stacked: one matrix product instead of four, which decoding notices
         self.qkvg = nn.Linear(d_model, 2 * d_model + 2 * self.d_v, bias=False)
         self.o = nn.Linear(self.d_v, d_model, bias=False)
-        self.norm = nn.GroupNorm(self.n_heads, self.d_v, eps=config.eps) if config.head_norm == "group" else None
-        retention_log_decay(self.n_heads, config.decay)  # refuse an unknown schedule here, not at the first call
+        self.norm = (
+            nn.GroupNorm(self.n_heads, self.d_v, eps=config.eps)
+            if config.head_norm == "group"
+            else None
+        )
+        retention_log_decay(
+            self.n_heads, config.decay
+        )  # refuse an unknown schedule here, not at the first call
 
     def reset_parameters(self, generator=None, residual_scale=1.0):
         for weight in self.qkvg.weight.split(self._widths()):
@@ -115,9 +143,13 @@ class Retention(Mixer):
 
     def init_state(self, batch_size, capacity=0):
         weight = self.qkvg.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)  # gamma^n needs more digits than bfloat16 has
+        dtype = torch.promote_types(
+            weight.dtype, torch.float32
+        )  # gamma^n needs more digits than bfloat16 has
         columns = self.d_v // self.n_heads + self.config.row_normalisation
-        return RetentionState(weight.new_zeros(batch_size, self.n_heads, self.d_k, columns, dtype=dtype), 0)
+        return RetentionState(
+            weight.new_zeros(batch_size, self.n_heads, self.d_k, columns, dtype=dtype), 0
+        )
 
     def forward(self, x, state=None, form: str | None = None):
         """See Mixer.forward; `form` forces one of retention's three forms."""
@@ -130,7 +162,9 @@ class Retention(Mixer):
         out, memory = linear_attention(
             q, k, v, log_decay, state=memory, form=form, chunk_size=self.config.chunk_size
         )
-        return self._read_out(out.transpose(1, 2), gate, row_scale), RetentionState(memory, position + x.shape[1])
+        return self._read_out(out.transpose(1, 2), gate, row_scale), RetentionState(
+            memory, position + x.shape[1]
+        )
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
@@ -139,7 +173,9 @@ class Retention(Mixer):
         turns, row_scale = self._at_positions(position - row, STEP_BLOCK, memory)
         *qkv, gate = self._project(x_t, turns[row])
         q, k, v = (part.to(memory.dtype) for part in qkv)
-        decay = retention_log_decay(self.n_heads, self.config.decay, x_t.device).exp().to(memory.dtype)
+        decay = (
+            retention_log_decay(self.n_heads, self.config.decay, x_t.device).exp().to(memory.dtype)
+        )
         out, memory = step(q, k, v, decay, memory)
         return self._read_out(out, gate, row_scale[row]), RetentionState(memory, position + 1)
 
@@ -149,12 +185,15 @@ class Retention(Mixer):
         )
 
     def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(..., d_model) -> q, k (rotated, k scaled: normalisation 1) and v, each (..., n_heads, .), and the gate's input."""
+        """(..., d_model) -> q, k (rotated, k scaled: normalisation 1) and v, each (..., n_heads,
+        .), and the gate's input."""
         qk, v, gate = self.qkvg(x).split((2 * self.d_model, self.d_v, self.d_v), dim=-1)
         q, k = rotate(qk.unflatten(-1, (2, self.n_heads, self.d_k)), turns).unbind(-3)
         v = split_heads(v, self.n_heads)
         if self.config.row_normalisation:
-            v = F.pad(v, (0, 1), value=1.0)  # a column of ones: its output is the sum of a row of weights
+            v = F.pad(
+                v, (0, 1), value=1.0
+            )  # a column of ones: its output is the sum of a row of weights
         return q, k, v, gate
 
     def _read_out(self, out: Tensor, gate: Tensor, row_scale: Tensor) -> Tensor:
@@ -169,7 +208,9 @@ class Retention(Mixer):
         """(..., n_heads, d_v / n_heads) -> (..., d_v), each head normalised by itself."""
         if self.norm is None:
             return F.rms_norm(out, out.shape[-1:], eps=self.config.eps).flatten(-2)
-        return self.norm(out.to(self.norm.weight.dtype).reshape(-1, self.d_v)).view(*out.shape[:-2], self.d_v)
+        return self.norm(out.to(self.norm.weight.dtype).reshape(-1, self.d_v)).view(
+            *out.shape[:-2], self.d_v
+        )
 
     def _widths(self) -> list[int]:
         """Rows of W_Q, W_K, W_V, W_G in the stacked weight."""

@@ -16,7 +16,9 @@ class Sampling:
 
     temperature: float = 1.0  # logits are divided by it; 0 takes the most probable token (greedy)
     top_k: int | None = None  # keep the k most probable tokens
-    top_p: float | None = None  # then keep the fewest tokens whose probability reaches p (nucleus, 1904.09751)
+    top_p: float | None = (
+        None  # then keep the fewest tokens whose probability reaches p (nucleus, 1904.09751)
+    )
 
     def __post_init__(self):
         if self.temperature < 0:
@@ -35,7 +37,9 @@ class Sampling:
             ranked[:, self.top_k :] = -torch.inf
         p = ranked.softmax(-1)
         if self.top_p is not None:
-            p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0)  # a token stays if those before it do not reach p
+            p = p.masked_fill(
+                p.cumsum(-1) - p >= self.top_p, 0
+            )  # a token stays if those before it do not reach p
         return torch.zeros_like(p).scatter(-1, order, p / p.sum(-1, keepdim=True))
 
 
@@ -47,7 +51,8 @@ def stream(
     generator: torch.Generator | None = None,
     capacity: int = 0,
 ) -> Iterator[Int[Tensor, " batch"]]:
-    """Yield one token per sequence for as long as asked. `capacity` preallocates caches for that many tokens in all.
+    """Yield one token per sequence for as long as asked. `capacity` preallocates caches for that
+    many tokens in all.
 
     Raises ValueError for an empty prompt or token ids outside the vocabulary.
     """
@@ -55,7 +60,10 @@ def stream(
     if prompt.dim() != 2 or 0 in prompt.shape:
         raise ValueError(f"prompt must be (batch, length), not empty, got {tuple(prompt.shape)}")
     if prompt.min() < 0 or prompt.max() >= vocab:
-        raise ValueError(f"prompt must hold ids in [0, {vocab}), got {prompt.min().item()} ... {prompt.max().item()}")
+        raise ValueError(
+            f"prompt must hold ids in [0, {vocab}), "
+            f"got {prompt.min().item()} ... {prompt.max().item()}"
+        )
     logits, states = model(prompt, model.init_states(prompt.shape[0], capacity))
     logits = logits[:, -1]
     while True:

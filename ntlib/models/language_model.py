@@ -1,8 +1,10 @@
 """A residual language model around any mixer: the same skeleton for every architecture of the book.
 
-    h = embedding(tokens);   h += mixer(norm(h));   h += feed_forward(norm(h));   logits = head(norm(h))
+    h = embedding(tokens);   h += mixer(norm(h));   h += feed_forward(norm(h));   logits =
+    head(norm(h))
 
-Pre-norm with RMSNorm (1910.07467) and SwiGLU (2002.05202), the skeleton of Llama (2302.13971) and of RetNet's released code.
+Pre-norm with RMSNorm (1910.07467) and SwiGLU (2002.05202), the skeleton of Llama (2302.13971) and
+of RetNet's released code.
 """
 
 from dataclasses import dataclass
@@ -24,26 +26,36 @@ class ModelConfig:
     d_model: int  # width of the residual stream
     n_layers: int  # blocks, each one mixer and one feed-forward layer
     mixer: MixerConfig  # what moves information along the sequence
-    ffn_dim: int  # hidden width of the feed-forward layer; 8/3 d_model costs as much as a plain one of 4 d_model
-    ffn: str = "swiglu"  # "swiglu" (three matrices) or "gelu" (two; RetNet's paper)
-    tied: bool = False  # share embedding and head, where the vocabulary would dominate a small model
+    # hidden width of the feed-forward layer; 8/3 d_model costs as much as a plain one of 4 d_model
+    ffn_dim: int
+    # "swiglu" or "geglu" (three matrices; RetNet's code takes the latter), "gelu" (two; RetNet's
+    # paper)
+    ffn: str = "swiglu"
+    tied: bool = (
+        False  # share embedding and head, where the vocabulary would dominate a small model
+    )
     norm_eps: float = 1e-6  # of every RMSNorm
 
 
 class FeedForward(nn.Module):
-    """W_down (silu(W_gate x) * W_up x), or W_down gelu(W_up x)."""
+    """Gated: W_down (f(W_gate x) * W_up x), f = silu (SwiGLU) or gelu (GEGLU).
+
+    Plain: W_down gelu(W_up x).
+    """
 
     def __init__(self, d_model: int, dim: int, kind: str):
         super().__init__()
-        if kind not in ("swiglu", "gelu"):
-            raise ValueError(f"ffn must be 'swiglu' or 'gelu', got {kind!r}")
+        if kind not in ("swiglu", "geglu", "gelu"):
+            raise ValueError(f"ffn must be 'swiglu', 'geglu' or 'gelu', got {kind!r}")
+        self.activation = F.silu if kind == "swiglu" else F.gelu
         self.up = nn.Linear(d_model, dim, bias=False)
-        self.gate = nn.Linear(d_model, dim, bias=False) if kind == "swiglu" else None
+        self.gate = nn.Linear(d_model, dim, bias=False) if kind != "gelu" else None
         self.down = nn.Linear(dim, d_model, bias=False)
 
     def forward(self, x):
-        hidden = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
-        return self.down(hidden)
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
@@ -68,7 +80,10 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Tokens to next-token logits. Weights are drawn from `generator`, so that a seed fixes them on any number of threads."""
+    """Tokens to next-token logits.
+
+    Weights are drawn from `generator`, so that a seed fixes them on any number of threads.
+    """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
@@ -82,7 +97,8 @@ class LanguageModel(nn.Module):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Unit-variance maps everywhere; what writes into the residual stream is divided by sqrt(2 n_layers) (GPT-2)."""
+        """Unit-variance maps everywhere; what writes into the residual stream is divided by sqrt(2
+        n_layers) (GPT-2)."""
         d_model, shrink = self.config.d_model, (2 * self.config.n_layers) ** -0.5
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5, generator=generator)
         nn.init.normal_(self.head.weight, std=d_model**-0.5, generator=generator)
@@ -90,14 +106,19 @@ class LanguageModel(nn.Module):
             block.mixer.reset_parameters(generator, residual_scale=shrink)
             for linear in filter(None, (block.ffn.up, block.ffn.gate)):
                 nn.init.normal_(linear.weight, std=d_model**-0.5, generator=generator)
-            nn.init.normal_(block.ffn.down.weight, std=shrink * self.config.ffn_dim**-0.5, generator=generator)
+            nn.init.normal_(
+                block.ffn.down.weight, std=shrink * self.config.ffn_dim**-0.5, generator=generator
+            )
 
     def forward(
         self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
     ) -> tuple[Float[Tensor, "batch length vocab"], list[Any]]:
-        """Logits of every position and the states after the last one; continues from `states` if given."""
+        """Logits of every position and the states after the last one; continues from `states` if
+        given."""
         if tokens.dim() != 2 or 0 in tokens.shape:
-            raise ValueError(f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}")
+            raise ValueError(
+                f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}"
+            )
         h, after = self.embedding(tokens), []
         for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
             h, state = block(h, state)
@@ -120,6 +141,7 @@ class LanguageModel(nn.Module):
 
 
 def count_parameters(model: nn.Module, *, embeddings: bool = True) -> int:
-    """Number of parameters, shared ones once; without `embeddings`, input and output embeddings are left out."""
+    """Number of parameters, shared ones once; without `embeddings`, input and output embeddings are
+    left out."""
     left_out = set() if embeddings else {id(model.embedding.weight), id(model.head.weight)}
     return sum(p.numel() for p in model.parameters() if id(p) not in left_out)

@@ -1,1 +1,2 @@
-"""The book's recurrences as pure functions on tensors: no modules, no configuration, no hidden state."""
+"""The book's recurrences as pure functions on tensors: no modules, no configuration, no hidden
+state."""

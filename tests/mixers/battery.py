@@ -1,4 +1,7 @@
-"""The battery: what every mixer must satisfy. Each check takes a configuration; test_battery.py runs all over all."""
+"""The battery: what every mixer must satisfy.
+
+Each check takes a configuration; test_battery.py runs all over all.
+"""
 
 import copy
 
@@ -16,7 +19,9 @@ def build(config: MixerConfig, dtype=torch.float64) -> Mixer:
 
 
 def sequence(length, batch=2, dtype=torch.float64, seed=1):
-    return torch.randn(batch, length, D_MODEL, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        batch, length, D_MODEL, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def tensors(state):
@@ -93,7 +98,9 @@ def gradients_match_finite_differences(config):
     assert torch.autograd.gradcheck(lambda inp: mixer(inp)[0], (x,), fast_mode=True)
     names, weights = zip(*mixer.named_parameters(), strict=True)
     assert torch.autograd.gradcheck(
-        lambda *w: torch.func.functional_call(mixer, dict(zip(names, w, strict=True)), (x.detach(),))[0],
+        lambda *w: torch.func.functional_call(
+            mixer, dict(zip(names, w, strict=True)), (x.detach(),)
+        )[0],
         tuple(w.detach().clone().requires_grad_() for w in weights),
         fast_mode=True,
     )
@@ -105,7 +112,8 @@ def low_precision_stays_close(config):
         exact = build(config)(x)[0]
         for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
             out = build(config, dtype)(x.to(dtype))[0]
-            assert out.dtype == dtype and out.isfinite().all()
+            assert out.dtype == dtype
+            assert out.isfinite().all()
             assert close(out.double(), exact, tolerance)
 
 
@@ -128,7 +136,9 @@ def state_dict_round_trips(config):
 
 def weights_come_from_the_generator(config):
     first, second = build(config), build(config)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
 
 
 CHECKS = [

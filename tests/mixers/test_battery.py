@@ -14,8 +14,12 @@ CONFIGS = {
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
     "linear attention": LinearAttentionConfig(n_heads=4),
     "retention": RetentionConfig(n_heads=3, chunk_size=4),
-    "retention, group norm": RetentionConfig(n_heads=3, chunk_size=4, head_norm="group", value_factor=1),
-    "retention, row normalisation": RetentionConfig(n_heads=3, chunk_size=4, row_normalisation=True, decay="experiments"),
+    "retention, group norm": RetentionConfig(
+        n_heads=3, chunk_size=4, head_norm="group", value_factor=1
+    ),
+    "retention, row normalisation": RetentionConfig(
+        n_heads=3, chunk_size=4, row_normalisation=True, decay="experiments"
+    ),
 }
 
 
@@ -28,7 +32,9 @@ def test_battery(check, config):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_bad_shapes_are_named(config):
     mixer = battery.build(config)
-    with pytest.raises(ValueError, match=r"x must be \(batch, length, d_model\).*d_model = 24; got \(2, 3, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"x must be \(batch, length, d_model\).*d_model = 24; got \(2, 3, 5\)"
+    ):
         mixer(torch.zeros(2, 3, 5, dtype=torch.float64))
     with pytest.raises(ValueError, match="x must be"):
         mixer(torch.zeros(2, 0, 24, dtype=torch.float64))

@@ -1,4 +1,5 @@
-"""Linear attention: its forms against each other, against a plain loop in NumPy, and at the edges."""
+"""Linear attention: its forms against each other, against a plain loop in NumPy, and at the
+edges."""
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ FORMS = ("recurrent", "parallel", "chunkwise")
 
 def inputs(length, *, batch=2, heads=3, d_k=4, d_v=5, dtype=torch.float64, seed=0, decay=True):
     generator = torch.Generator().manual_seed(seed)
-    q, k = (torch.randn(batch, heads, length, d_k, generator=generator, dtype=dtype) for _ in range(2))
+    q, k = (
+        torch.randn(batch, heads, length, d_k, generator=generator, dtype=dtype) for _ in range(2)
+    )
     v = torch.randn(batch, heads, length, d_v, generator=generator, dtype=dtype)
     state = torch.randn(batch, heads, d_k, d_v, generator=generator, dtype=dtype)
     log_decay = -torch.rand(heads, generator=generator, dtype=dtype) if decay else None
@@ -29,8 +32,12 @@ def test_the_definition_in_numpy():
     out, final = linear_attention(q, k, v, log_decay, state=state, form="recurrent")
     s = state.numpy().copy()
     for t in range(7):
-        s = np.exp(log_decay.numpy())[None, :, None, None] * s + np.einsum("bhk,bhv->bhkv", k[:, :, t], v[:, :, t])
-        assert np.allclose(out[:, :, t], np.einsum("bhk,bhkv->bhv", q[:, :, t], s), rtol=1e-12, atol=1e-12)
+        s = np.exp(log_decay.numpy())[None, :, None, None] * s + np.einsum(
+            "bhk,bhv->bhkv", k[:, :, t], v[:, :, t]
+        )
+        assert np.allclose(
+            out[:, :, t], np.einsum("bhk,bhkv->bhv", q[:, :, t], s), rtol=1e-12, atol=1e-12
+        )
     assert np.allclose(final, s, rtol=1e-12)
 
 
@@ -46,11 +53,17 @@ def test_forms_agree_in_outputs_states_and_gradients(length, chunk_size, d_k, d_
     results = {}
     for form in FORMS:
         q, k, v, _, state = inputs(length, d_k=d_k, d_v=d_v, seed=length)
-        log_decay = None if decay is None else torch.full((3,), decay, dtype=torch.float64) * torch.tensor([1.0, 0.5, 0.1])
+        log_decay = (
+            None
+            if decay is None
+            else torch.full((3,), decay, dtype=torch.float64) * torch.tensor([1.0, 0.5, 0.1])
+        )
         leaves = [q, k, v, state] + ([] if decay is None else [log_decay])
         for leaf in leaves:
             leaf.requires_grad_()
-        out, final = linear_attention(q, k, v, log_decay, state=state, form=form, chunk_size=chunk_size)
+        out, final = linear_attention(
+            q, k, v, log_decay, state=state, form=form, chunk_size=chunk_size
+        )
         (out.sin().sum() + final.cos().sum()).backward()
         results[form] = [out, final, *(leaf.grad for leaf in leaves)]
     for form in ("parallel", "chunkwise"):
@@ -60,9 +73,12 @@ def test_forms_agree_in_outputs_states_and_gradients(length, chunk_size, d_k, d_
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_match_finite_differences(form):
-    q, k, v, log_decay, state = (x.requires_grad_() for x in inputs(5, batch=1, heads=2, d_k=2, d_v=3))
+    q, k, v, log_decay, state = (
+        x.requires_grad_() for x in inputs(5, batch=1, heads=2, d_k=2, d_v=3)
+    )
     assert torch.autograd.gradcheck(
-        lambda *x: linear_attention(*x[:4], state=x[4], form=form, chunk_size=2), (q, k, v, log_decay, state)
+        lambda *x: linear_attention(*x[:4], state=x[4], form=form, chunk_size=2),
+        (q, k, v, log_decay, state),
     )
 
 
@@ -71,8 +87,12 @@ def test_gradients_match_finite_differences(form):
 def test_a_sequence_may_be_cut_anywhere(form, cut):
     q, k, v, log_decay, state = inputs(9)
     whole, final = linear_attention(q, k, v, log_decay, state=state, form=form, chunk_size=4)
-    first, middle = linear_attention(*(x[:, :, :cut] for x in (q, k, v)), log_decay, state=state, form=form, chunk_size=4)
-    second, end = linear_attention(*(x[:, :, cut:] for x in (q, k, v)), log_decay, state=middle, form=form, chunk_size=4)
+    first, middle = linear_attention(
+        *(x[:, :, :cut] for x in (q, k, v)), log_decay, state=state, form=form, chunk_size=4
+    )
+    second, end = linear_attention(
+        *(x[:, :, cut:] for x in (q, k, v)), log_decay, state=middle, form=form, chunk_size=4
+    )
     assert relative(torch.cat([first, second], dim=2), whole) < 1e-12
     assert relative(end, final) < 1e-12
 
@@ -93,7 +113,8 @@ def test_low_precision_stays_close_over_a_long_sequence(dtype):
     q, k, v = (x.to(dtype) for x in (q, k, v))
     exact, _ = linear_attention(q.double(), k.double(), v.double(), log_decay)
     out, state = linear_attention(q, k, v, log_decay.float())
-    assert state.dtype == torch.float32 and out.dtype == dtype
+    assert state.dtype == torch.float32
+    assert out.dtype == dtype
     assert relative(out.double(), exact) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 

@@ -39,7 +39,7 @@ def test_length_is_kept_and_bfloat16_works():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="dim must be even.*got 5"):
+    with pytest.raises(ValueError, match=r"dim must be even.*got 5"):
         rotary_frequencies(5)
     with pytest.raises(ValueError, match="position must be >= 0, got -1"):
         turns(-1, 3, 4)

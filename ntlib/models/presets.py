@@ -1,0 +1,58 @@
+"""Published sizes, and the small pairs of models that chapters train against each other."""
+
+from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.retention import RetentionConfig
+from ntlib.models.language_model import ModelConfig
+
+# RetNet, arXiv 2307.08621: Table 2 of the later version (Table 8) gives layers, width and heads;
+# Sec. 3.1 a value width of 2 d_model and a GELU feed-forward layer of 2 d_model, which makes 12
+# d_model^2 per block as in a Transformer.
+RETNET_PAPER = {"1.3B": (24, 2048, 8), "2.7B": (32, 2560, 10), "6.7B": (32, 4096, 16)}
+
+# microsoft/torchscale, examples/fairseq/models/retnet.py: d_model, value and feed-forward width,
+# heads, layers.
+RETNET_TORCHSCALE = {
+    "base": (512, 864, 2, 6),
+    "medium": (1024, 1728, 4, 16),
+    "xl": (2048, 3456, 8, 24),
+    "3b": (2560, 4280, 10, 32),
+    "7b": (4096, 6912, 16, 32),
+    "13b": (5120, 8560, 20, 40),
+    "65b": (8192, 13824, 32, 64),
+}
+
+
+def retnet_paper(size: str, vocab_size: int = 32000) -> ModelConfig:
+    """A size of the paper.
+
+    The paper does not state its vocabulary; compare parameters without embeddings.
+    """
+    n_layers, d_model, n_heads = _entry(RETNET_PAPER, size)
+    mixer = RetentionConfig(n_heads, value_factor=2)
+    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=2 * d_model, ffn="gelu")
+
+
+def retnet_torchscale(size: str, vocab_size: int = 32000) -> ModelConfig:
+    """A size of the released code, with gated feed-forward layers."""
+    d_model, width, n_heads, n_layers = _entry(RETNET_TORCHSCALE, size)
+    mixer = RetentionConfig(n_heads, value_dim=width)
+    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=width, ffn="geglu")
+
+
+def transformer_paper(
+    size: str, n_kv_heads: int | None = None, vocab_size: int = 32000
+) -> ModelConfig:
+    """The Transformer of the same depth and width: 4 d_model^2 of attention and a GELU layer of 4
+    d_model, in heads of 128.
+
+    The paper does not state its head width; no cost here depends on it.
+    """
+    n_layers, d_model, _ = _entry(RETNET_PAPER, size)
+    mixer = AttentionConfig(d_model // 128, n_kv_heads)
+    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model, ffn="gelu")
+
+
+def _entry(table, size):
+    if size not in table:
+        raise ValueError(f"size must be one of {', '.join(table)}, got {size!r}")
+    return table[size]

@@ -1,0 +1,88 @@
+"""Attention against transformers' Llama on shared weights, and the cache's own promises."""
+
+import pytest
+import torch
+
+from ntlib.mixers.attention import AttentionConfig
+from ntlib.models.language_model import LanguageModel, ModelConfig
+
+
+def halves_from_pairs(weight, n_heads):
+    """Rows in transformers' order: it rotates channel j with j + d/2, we rotate neighbours."""
+    return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2, 1])
+@torch.no_grad()
+def test_logits_equal_those_of_llama(n_kv_heads):
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed (make test installs it)"
+    )
+    config = ModelConfig(97, 32, 2, AttentionConfig(4, n_kv_heads), ffn_dim=48)
+    ours = LanguageModel(config, torch.Generator().manual_seed(0)).double()
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=97,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=n_kv_heads,
+            rms_norm_eps=1e-6,
+            attn_implementation="eager",
+        )
+    ).double()
+    names = {
+        "embedding.weight": "model.embed_tokens.weight",
+        "norm.weight": "model.norm.weight",
+        "head.weight": "lm_head.weight",
+    }
+    for i in range(2):
+        ours_i, theirs_i = f"blocks.{i}.", f"model.layers.{i}."
+        names |= {
+            ours_i + f"mixer.{p}.weight": theirs_i + f"self_attn.{p}_proj.weight" for p in "qkvo"
+        }
+        names |= {
+            ours_i + f"ffn.{p}.weight": theirs_i + f"mlp.{p}_proj.weight"
+            for p in ("up", "gate", "down")
+        }
+        names[ours_i + "mixer_norm.weight"] = theirs_i + "input_layernorm.weight"
+        names[ours_i + "ffn_norm.weight"] = theirs_i + "post_attention_layernorm.weight"
+    weights = {names[name]: tensor for name, tensor in ours.state_dict().items()}
+    for name in weights:
+        if "q_proj" in name or "k_proj" in name:
+            weights[name] = halves_from_pairs(weights[name], 4 if "q_proj" in name else n_kv_heads)
+    theirs.load_state_dict(weights)
+    tokens = torch.randint(97, (2, 21), generator=torch.Generator().manual_seed(1))
+    difference = (ours(tokens)[0] - theirs(tokens).logits).abs().max() / theirs(
+        tokens
+    ).logits.abs().max()
+    assert difference < 1e-5  # they compute the angles in float32
+
+
+@torch.no_grad()
+def test_the_cache_is_as_large_as_its_tokens():
+    mixer = AttentionConfig(4, n_kv_heads=2).build(32)
+    cache = mixer.init_state(3, capacity=100)
+    assert cache.keys.shape == (3, 2, 100, 8)
+    assert cache.length == 0
+    _, cache = mixer(torch.zeros(3, 7, 32), cache)
+    assert cache.length == 7
+    assert cache.keys.shape[2] == 100
+
+
+@torch.no_grad()
+def test_a_preallocated_cache_is_written_in_place():
+    mixer = AttentionConfig(4).build(32)
+    before = mixer.init_state(1, capacity=4)
+    _, after = mixer.step(torch.ones(1, 32), before)
+    assert after.keys.data_ptr() == before.keys.data_ptr()
+    for _ in range(4):
+        _, after = mixer.step(torch.ones(1, 32), after)
+    assert after.length == 5
+    assert after.keys.shape[2] == 8
+
+
+def test_bad_configurations_are_named():
+    with pytest.raises(ValueError, match="n_kv_heads must divide n_heads = 4, got 3"):
+        AttentionConfig(4, n_kv_heads=3).build(32)

@@ -1,0 +1,103 @@
+"""The cost model against real parameters, real bytes, the flop counter and published sizes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ntlib import cost_model
+from ntlib.measuring import tensor_bytes
+from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.linear_attention import LinearAttentionConfig
+from ntlib.mixers.retention import RetentionConfig
+from ntlib.models import presets
+from ntlib.models.language_model import LanguageModel, ModelConfig, count_parameters
+
+MIXERS = {
+    "attention": AttentionConfig(4),
+    "grouped-query": AttentionConfig(4, n_kv_heads=2),
+    "linear attention": LinearAttentionConfig(4),
+    "retention": RetentionConfig(4, chunk_size=16),
+    "retention, group norm, row sums": RetentionConfig(
+        4, head_norm="group", row_normalisation=True, value_factor=1
+    ),
+}
+
+
+def config_of(mixer):
+    return ModelConfig(61, 32, 3, mixer, ffn_dim=40)
+
+
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
+@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"ffn": "gelu"}], ids=str)
+def test_parameters_are_those_of_the_model(mixer, changes):
+    config = replace(config_of(mixer), **changes)
+    model = LanguageModel(config)
+    assert cost_model.parameters(config) == count_parameters(model)
+    assert cost_model.parameters(config, embeddings=False) == count_parameters(
+        model, embeddings=False
+    )
+
+
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
+def test_state_bytes_are_those_of_the_tensors(mixer):
+    config = config_of(mixer)
+    states = LanguageModel(config).init_states(5, capacity=70)
+    assert cost_model.state_bytes(config, 70, batch_size=5) == tensor_bytes(states)
+
+
+@pytest.mark.parametrize("length", [16, 48, 53])
+@pytest.mark.parametrize("name", ["attention", "grouped-query", "linear attention", "retention"])
+def test_prefill_flops_are_those_of_the_counter(name, length):
+    config = config_of(MIXERS[name])
+    model = LanguageModel(config)
+    # the fused attention kernel of CPUs is not known to the counter, the composed one is
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(torch.zeros(2, length, dtype=torch.long))
+    assert cost_model.prefill_flops(config, length, batch_size=2) == counter.get_total_flops()
+
+
+def test_a_decoding_step_of_retnet_moves_weights_once_and_state_twice():
+    config = config_of(MIXERS["retention"])
+    step = cost_model.decode_step(config, context=1000, batch_size=3)
+    embedding = 61 * 32
+    weights = cost_model.parameters(config) - embedding - 32
+    assert step.weight_bytes == 4 * weights
+    assert step.state_bytes == 2 * cost_model.state_bytes(config, 1000, batch_size=3)
+    assert step == cost_model.decode_step(config, context=8, batch_size=3)
+
+
+def test_attention_reads_a_cache_that_grows():
+    config = config_of(MIXERS["attention"])
+    bytes_at = [cost_model.decode_step(config, context).state_bytes for context in (99, 199)]
+    assert bytes_at[1] == 2 * bytes_at[0]
+    grouped = config_of(MIXERS["grouped-query"])
+    assert 2 * cost_model.decode_step(grouped, 99).state_bytes == bytes_at[0]
+
+
+@pytest.mark.parametrize(("size", "billions"), [("1.3B", 1.208), ("2.7B", 2.517), ("6.7B", 6.442)])
+def test_published_retnet_sizes(size, billions):
+    """12 d_model^2 per block; what is missing to the names is the embeddings."""
+    with torch.device("meta"):
+        model = LanguageModel(presets.retnet_paper(size))
+    counted = count_parameters(model, embeddings=False)
+    assert counted == cost_model.parameters(presets.retnet_paper(size), embeddings=False)
+    assert abs(counted / 1e9 - billions) < 2e-3
+    transformer = cost_model.parameters(presets.transformer_paper(size), embeddings=False)
+    assert counted == transformer
+
+
+@pytest.mark.parametrize("size", presets.RETNET_TORCHSCALE)
+def test_released_configurations_build(size):
+    config = presets.retnet_torchscale(size)
+    with torch.device("meta"):
+        assert count_parameters(LanguageModel(config)) == cost_model.parameters(config)
+
+
+def test_unknown_sizes_and_mixers_are_named():
+    with pytest.raises(ValueError, match=r"size must be one of 1.3B, 2.7B, 6.7B, got '7B'"):
+        presets.retnet_paper("7B")
+    with pytest.raises(TypeError, match="no cost model for a mixer of type str"):
+        cost_model.mixer_cost("attention", 8)
