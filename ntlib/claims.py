@@ -103,13 +103,20 @@ def load_ledger(path: Path = LEDGER) -> dict[str, Claim]:
 def report(claim_id: str, values: Mapping[str, float], conditions: str = "") -> None:
     """Display the verdict on a claim, for the reader and, as JSON, for the ledger page.
 
-    values: what was measured, by a short name of the condition: {"batch 8": 3.1}.
+    values: what was measured, by a short name of the condition: {"batch 8": 3.1}; the first one
+    stands in the summary on the landing page.
     conditions: what the numbers have in common: machine, width, data type.
     """
     claim = _claim(claim_id)
     numbers = {name: float(value) for name, value in values.items()}
     verdict = claim.verdict(numbers)
-    record = {"id": claim_id, "verdict": verdict, "values": numbers, "conditions": conditions}
+    record = {
+        "id": claim_id,
+        "verdict": verdict,
+        "values": numbers,
+        "order": list(numbers),  # notebook files sort the keys of values
+        "conditions": conditions,
+    }
     plain = f"{claim.title}: {verdict} ({_listed(claim, numbers)})"
     display({"text/plain": plain, "text/html": _box(claim, record), MIME_TYPE: record}, raw=True)
 
@@ -129,7 +136,8 @@ def collect(notebooks: Iterable[Path]) -> dict[str, dict]:
                     f"claim {claim_id!r} is reported in {collected[claim_id]['chapter']} and again "
                     f"in {path.stem}; put all values into one report"
                 )
-            collected[claim_id] = {**record, "chapter": path.stem}
+            values = {name: record["values"][name] for name in record["order"]}
+            collected[claim_id] = {**record, "values": values, "chapter": path.stem}
     return collected
 
 
