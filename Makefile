@@ -42,9 +42,10 @@ lint: environment ## ruff: rules and format
 	"$(PYTHON)" -m ruff check
 	"$(PYTHON)" -m ruff format --check
 
-format: environment ## let ruff rewrite the code
+format: environment ## let ruff rewrite the code, bring notebooks into canonical form
 	"$(PYTHON)" -m ruff check --fix
 	"$(PYTHON)" -m ruff format
+	$(NTLIB) tidy
 
 unit: environment peers ## unit tests of ntlib and of the committed notebooks' form
 	$(PYTEST) tests --ignore tests/pages

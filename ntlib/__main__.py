@@ -92,6 +92,16 @@ def check(layout, only) -> None:
 
 @main.command()
 @click.pass_obj
+def tidy(layout) -> None:
+    """Bring committed notebooks into canonical form, as after editing prose in Jupyter."""
+    from ntlib.publishing import notebook
+
+    for path in layout.chapters():
+        notebook.write(notebook.normalise(notebook.read(path), drop_injected=True), path)
+
+
+@main.command()
+@click.pass_obj
 def share(layout) -> None:
     """How much of each chapter a rerun is compared with."""
     from ntlib.publishing import notebook

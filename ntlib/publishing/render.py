@@ -15,7 +15,8 @@ from ntlib.publishing.layout import Layout
 
 SUMMARY_MARKER = "<!-- claims-summary -->"
 # Warnings as jupyter-book prints them; its return code alone has been green with one inside.
-COMPLAINT = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b:?.*|.*\bTraceback\b.*")
+COMPLAINT = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|\bTraceback\b|\bException\b")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def render(layout: Layout, chapters: Path) -> Path:
@@ -30,13 +31,14 @@ def render(layout: Layout, chapters: Path) -> Path:
     shutil.rmtree(build, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [str(source), "--path-output", str(build), "-W", "-n", "--keep-going"]
-    # No colours: the log is searched for complaints.
-    quiet = os.environ | {"NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
-    (layout.build / "render.log").write_text(run.stdout + run.stderr, encoding="utf-8")
-    complaints = [line for line in run.stderr.splitlines() if COMPLAINT.search(line)]
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=False
+    )
+    log = ANSI.sub("", run.stdout)
+    (layout.build / "render.log").write_text(log, encoding="utf-8")
+    complaints = [line for line in log.splitlines() if COMPLAINT.search(line)]
     if run.returncode or complaints:
-        told = "\n".join(complaints) or (run.stdout + run.stderr)[-3000:]
+        told = "\n".join(complaints) or log[-3000:]
         raise click.ClickException(f"the book does not build without a warning:\n{told}")
     _require_pages(layout, build / "_build" / "html")
     return _publish(build / "_build" / "html", layout.build / "html") / "index.html"
