@@ -160,6 +160,20 @@ def test_collect_reads_reports_of_several_notebooks(shown, tmp_path):
         claims.collect([first, notebook(tmp_path / "04.ipynb", [shown[0]])])
 
 
+def test_committed_chapters_report_their_claims_and_no_others():
+    entries = claims.load_ledger()
+    chapters = sorted((claims.LEDGER.parents[1] / "notebooks").glob("*.ipynb"))
+    collected = claims.collect(chapters)
+    expected = {
+        claim.id for claim in entries.values() if claim.chapter in {path.stem for path in chapters}
+    }
+    assert set(collected) == expected
+    for claim_id, record in collected.items():
+        assert record["chapter"] == entries[claim_id].chapter
+        # A report must be as new as the ledger's bounds.
+        assert record["verdict"] == entries[claim_id].verdict(record["values"])
+
+
 def test_page_has_a_card_per_claim(shown, tmp_path):
     claims.report(MEMORY, {"batch 8": 0.697, "batch 1": 0.23}, conditions="16 bits")
     collected = claims.collect([notebook(tmp_path / "02_retnet.ipynb", shown)])

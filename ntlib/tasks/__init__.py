@@ -1,8 +1,9 @@
 """What models are trained and tested on: the default corpus and small synthetic tasks."""
 
 from ntlib.tasks.batch import IGNORED, Batch, accuracy
-from ntlib.tasks.corpus import Corpus, NextToken, load_corpus
+from ntlib.tasks.corpus import Corpus, load_corpus
 from ntlib.tasks.synthetic import AssociativeRecall, Copying, InductionHeads
+from ntlib.tasks.text import Text
 
 __all__ = [
     "IGNORED",
@@ -11,7 +12,7 @@ __all__ = [
     "Copying",
     "Corpus",
     "InductionHeads",
-    "NextToken",
+    "Text",
     "accuracy",
     "load_corpus",
 ]

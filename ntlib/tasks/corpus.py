@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -113,27 +113,8 @@ class Corpus:
         return Batch(window[:, :-1], window[:, 1:])
 
 
-@dataclass(frozen=True)
-class NextToken:
-    """Language modelling on one split of a corpus, with the members of any other task."""
-
-    corpus: Corpus
-    length: int
-    """Tokens that the model sees at once."""
-    split: Split = "train"
-
-    @property
-    def vocab_size(self) -> int:
-        """The corpus's."""
-        return self.corpus.vocab_size
-
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Windows at random places of the split, (batch, length)."""
-        return self.corpus.sample(self.split, batch_size, self.length, generator)
-
-
 def load_corpus(level: Level = "bytes", *, exact_versions: bool = False) -> Corpus:
-    """The default corpus, from the cache if it was built before.
+    """The default corpus, from the cache if it was built before; cheap to call again.
 
     level: "bytes" (vocabulary 256) or "bpe" (2048, trained on the train split only).
     exact_versions: raise ``ValueError`` if an installed package differs from the version that the
@@ -176,6 +157,7 @@ def _documents(text: Path, split: Split) -> list[str]:
     return [document.decode(errors="replace") for document in content.split(b"\0")[:-1]]
 
 
+@cache
 def _read(level: Level, directory: Path, text: Path) -> Corpus:
     # Copy-on-write maps: opened at once, read as needed, and shared between processes.
     tokens = {split: np.load(directory / f"{split}.npy", mmap_mode="c") for split in SPLITS}

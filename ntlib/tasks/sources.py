@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Literal
 
@@ -62,7 +63,7 @@ def installed_versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            versions[package] = _version(package)
         except metadata.PackageNotFoundError:
             raise ValueError(
                 f"the corpus needs the package {package!r} (version {PACKAGES[package]}), which is "
@@ -147,6 +148,11 @@ def functions_of(text: bytes) -> Iterator[bytes]:
                 yield function
         if body.startswith((b"def ", b"async def ")):
             open_functions.append((indentation, number))
+
+
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def _python_files(package: str) -> Iterator[tuple[str, bytes]]:

@@ -106,3 +106,12 @@ def test_a_view_counts_its_own_elements():
 def test_tensor_bytes_refuses_what_it_cannot_count():
     with pytest.raises(ValueError, match="tree holds a str"):
         tensor_bytes({"name": "x"})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_peak_on_a_gpu():
+    # The caching allocator counts whole blocks of 512 bytes, which this size fills.
+    assert peak_bytes(lambda: [torch.empty(N, device="cuda") for _ in range(3)], "cuda") == (
+        3 * FLOATS
+    )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ntlib.tasks import Corpus, NextToken, load_corpus, sources
+from ntlib.tasks import Corpus, load_corpus, sources
+from ntlib.tasks import corpus as corpus_module
 from ntlib.tasks.cache import cache_directory, cached
 
 
@@ -118,13 +119,6 @@ def test_sampling_reaches_the_last_place(tiny):
     assert set(batch.inputs[:, 0].tolist()) == {0, 1}
 
 
-def test_next_token_is_a_task(tiny):
-    task = NextToken(tiny, length=5, split="validation")
-    assert task.vocab_size == 256
-    expected = tiny.sample("validation", 3, 5, seeded())
-    assert torch.equal(task.sample(3, seeded()).inputs, expected.inputs)
-
-
 def test_text_round_trip(corpus):
     text = "def f(x):\n\treturn 'γ' * x\n"
     assert corpus.decode(corpus.encode(text)) == text
@@ -136,7 +130,23 @@ def test_the_second_load_reads_no_sources(corpus, monkeypatch):
         raise AssertionError("built again")
 
     monkeypatch.setattr(sources, "collect", fails)
+    corpus_module._read.cache_clear()
     assert load_corpus("bytes").fingerprint == corpus.fingerprint
+
+
+@pytest.mark.slow  # where no cache is: half a minute to train the tokenizer and to encode
+def test_bpe_corpus_is_the_same_text_in_fewer_tokens(corpus):
+    bpe = load_corpus("bpe")
+    assert bpe.fingerprint == corpus.fingerprint
+    assert bpe.vocab_size == 2048
+    for split in ("train", "validation", "test"):
+        assert bpe.bytes_per_token[split] > 2.5
+        # int16 holds the vocabulary, and nothing has overflowed.
+        assert 0 <= bpe.tokens(split).min() <= bpe.tokens(split).max() < 2048
+    files = bytes(corpus.test.numpy()).split(b"\0")[:2]
+    start = bpe.test[: len(bpe.encode(files[0].decode())) + 1]
+    assert start[-1] == 0
+    assert bpe.decode(start[:-1]) == files[0].decode()
 
 
 @pytest.mark.parametrize(
