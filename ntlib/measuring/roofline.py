@@ -67,7 +67,7 @@ def measure_machine(threads: int | None = None) -> Machine:
 def _matmul_rate() -> float:
     a = torch.full((GEMM_SIZE, GEMM_SIZE), 0.5)
     out = torch.empty_like(a)
-    return 2 * GEMM_SIZE**3 / _best_seconds(lambda: torch.mm(a, a, out=out), budget_s=0.6)
+    return 2 * GEMM_SIZE**3 / _best_seconds(lambda: torch.mm(a, a, out=out), budget_s=0.5)
 
 
 def _read_bandwidth() -> float:
@@ -75,8 +75,8 @@ def _read_bandwidth() -> float:
     matrix = torch.full((STREAM_ROWS, STREAM_COLUMNS), 0.5)
     vector = torch.full((STREAM_COLUMNS,), 0.5)
     out = torch.empty(STREAM_ROWS)
-    product = _best_seconds(lambda: torch.mv(matrix, vector, out=out), budget_s=0.4)
-    total = _best_seconds(matrix.sum, budget_s=0.4)
+    product = _best_seconds(lambda: torch.mv(matrix, vector, out=out), budget_s=0.3)
+    total = _best_seconds(matrix.sum, budget_s=0.3)
     return matrix.nelement() * matrix.element_size() / min(product, total)
 
 
