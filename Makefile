@@ -43,7 +43,7 @@ lint: environment ## ruff: rules and format
 	"$(PYTHON)" -m ruff format --check
 
 format: environment ## let ruff rewrite the code, bring notebooks into canonical form
-	"$(PYTHON)" -m ruff check --fix
+	"$(PYTHON)" -m ruff check --fix-only
 	"$(PYTHON)" -m ruff format
 	$(NTLIB) tidy
 
