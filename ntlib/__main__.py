@@ -113,5 +113,18 @@ def share(layout) -> None:
         )
 
 
+@main.command()
+@click.argument("name")
+@click.pass_obj
+def record(layout, name) -> None:
+    """Run a long experiment and keep its rows in data/results; continues where it was stopped."""
+    from ntlib.records import record as run
+
+    try:
+        click.echo(run(name, layout.root / "_build" / "records"))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 if __name__ == "__main__":
     main(prog_name="python -m ntlib")

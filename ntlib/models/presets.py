@@ -1,6 +1,7 @@
 """Published sizes, and the small pairs of models that chapters train against each other."""
 
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.models.language_model import ModelConfig
 
@@ -56,3 +57,21 @@ def _entry(table, size):
     if size not in table:
         raise ValueError(f"size must be one of {', '.join(table)}, got {size!r}")
     return table[size]
+
+
+def small(architecture: str, vocab_size: int) -> ModelConfig:
+    """The two-layer models that chapters train live: the same number of parameters within 0.5%.
+
+    A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
+    narrower feed-forward layer, as in RetNet's paper.
+    """
+    d_model, n_heads = 64, 2  # heads of 32
+    choices = {
+        "Transformer": (AttentionConfig(n_heads), 170),
+        "Linear attention": (LinearAttentionConfig(n_heads), 170),
+        "RetNet": (RetentionConfig(n_heads), 85),
+    }
+    if architecture not in choices:
+        raise ValueError(f"architecture must be one of {', '.join(choices)}, got {architecture!r}")
+    mixer, ffn_dim = choices[architecture]
+    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim)

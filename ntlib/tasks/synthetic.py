@@ -12,9 +12,16 @@ import torch
 
 from ntlib.tasks.batch import IGNORED, Batch, accuracy
 
+HELD_OUT_SEED = 1_000_003
+"""Seed of the batches that models are tested on; training runs use small ones."""
+
 
 class _Scored:
-    """The score that all tasks of this file share."""
+    """What all tasks of this file share."""
+
+    def held_out(self, count: int) -> Batch:
+        """``count`` sequences, the same at each call."""
+        return self.sample(count, torch.Generator().manual_seed(HELD_OUT_SEED))
 
     def score(self, logits: torch.Tensor, batch: Batch) -> dict[str, float]:
         """Token and whole-sequence accuracy; logits: (batch, length, vocab_size)."""

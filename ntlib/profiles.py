@@ -1,0 +1,81 @@
+"""Sizes of every experiment in one place: how large a chapter's runs are under each profile."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One consistent set of sizes; see PROFILES."""
+
+    name: str
+    seeds: tuple[int, ...]  # each training curve is drawn as the mean and range over these
+    text_steps: int  # language modelling: optimiser steps of text_batch windows of text_length
+    text_batch: int
+    text_length: int
+    recall_steps: int  # associative recall: optimiser steps of recall_batch sequences
+    recall_batch: int
+    lengths: tuple[int, ...]  # sequence lengths at which time and memory are measured
+    repeats: int  # rounds of every timing comparison
+    decode_contexts: tuple[int, ...]  # tokens already read when a decoding step is timed
+    wide_d_model: int  # width of the one layer that a headline is measured on; 4096 is a 7B model's
+    wide_context: int  # its cache
+    wide_batches: tuple[int, ...]  # sequences decoded at once
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke",  # seconds: proves that every path works, shows nothing
+            seeds=(0, 1, 2),
+            text_steps=4,
+            text_batch=4,
+            text_length=32,
+            recall_steps=4,
+            recall_batch=8,
+            lengths=(64, 128, 256),
+            repeats=2,
+            decode_contexts=(64, 128, 256),
+            wide_d_model=256,
+            wide_context=256,
+            wide_batches=(1, 2),
+        ),
+        Profile(
+            name="book",  # the committed outputs: about three minutes per chapter on two cores
+            seeds=(0, 1, 2),
+            text_steps=500,
+            text_batch=16,
+            text_length=128,
+            recall_steps=400,
+            recall_batch=64,
+            lengths=(256, 512, 1024, 2048, 4096, 8192),
+            repeats=5,
+            decode_contexts=(512, 1024, 2048, 4096, 8192, 16384),
+            wide_d_model=4096,
+            wide_context=8192,
+            wide_batches=(1, 2, 4, 8),
+        ),
+        Profile(
+            name="full",  # an hour of a workstation
+            seeds=(0, 1, 2, 3, 4),
+            text_steps=5000,
+            text_batch=32,
+            text_length=256,
+            recall_steps=4000,
+            recall_batch=64,
+            lengths=(256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
+            repeats=9,
+            decode_contexts=(512, 1024, 2048, 4096, 8192, 16384, 32768, 65536),
+            wide_d_model=4096,
+            wide_context=8192,
+            wide_batches=(1, 2, 4, 8, 16, 32),
+        ),
+    )
+}
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name. Raises ValueError that lists the names."""
+    if name not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
+    return PROFILES[name]
