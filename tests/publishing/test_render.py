@@ -1,5 +1,8 @@
 """Rendering: no page from unfinished notebooks, no success over a warning, no half-built site."""
 
+import subprocess
+import sys
+
 import click
 import nbformat
 import pytest
@@ -35,12 +38,16 @@ def test_a_failed_notebook_over_an_earlier_good_build_is_refused(checkout):
     assert page.read_bytes() == good, "the old site did not survive"
 
 
-def test_a_warning_is_an_error_every_time(checkout):
-    """Kept doctrees would make the second build of an unchanged, broken page succeed."""
-    (checkout.root / "book" / "index.md").write_text("# Small\n\n[](no-such-page.md)\n")
-    for _ in range(2):
-        with pytest.raises(click.ClickException, match="no-such-page"):
-            render(checkout, checkout.notebooks)
+def test_kept_doctrees_do_not_hide_a_warning(checkout):
+    """jupyter-book re-reads changed pages only: after a lax build, a strict one succeeds."""
+    (checkout.root / "book" / "index.md").write_text("# Small\n\n```{nonsense}\n```\n")
+    source, build = stage(checkout, checkout.notebooks), checkout.build / "site"
+    lax = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    lax += [str(source), "--path-output", str(build)]
+    subprocess.run(lax, check=True, capture_output=True)
+    assert subprocess.run([*lax, "-W", "-n"], capture_output=True).returncode == 0, "the trap"
+    with pytest.raises(click.ClickException, match="nonsense"):
+        render(checkout, checkout.notebooks)
     assert not (checkout.build / "html").exists()
 
 
