@@ -6,6 +6,7 @@ Protocol reference: https://chromedevtools.github.io/devtools-protocol/
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PATIENCE = 60
 OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -127,6 +129,8 @@ class Browser:
 
     def _receive(self) -> dict:
         while b"\0" not in self._buffer:
+            if not select.select([self._from], [], [], PATIENCE)[0]:
+                raise RuntimeError(f"the browser was silent for {PATIENCE} seconds")
             chunk = os.read(self._from, 1 << 20)
             if not chunk:
                 raise RuntimeError(f"the browser ended with code {self._process.poll()}")

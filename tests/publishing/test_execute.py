@@ -1,10 +1,14 @@
 """Running chapters: what is refused beforehand, what a failure looks like, what is written back."""
 
+import json
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from ntlib.__main__ import main
+from ntlib.profiles import PROFILES
 from ntlib.publishing import execute, freshness, notebook
 from tests.publishing.conftest import make_notebook
 
@@ -26,6 +30,10 @@ def chapters(checkout):
 def test_unknown_profile_is_refused_with_the_valid_ones(checkout, profile):
     with pytest.raises(click.UsageError, match=r"unknown profile .*smoke, book, full"):
         execute.execute(checkout, checkout.chapters(), {"profile": profile})
+
+
+def test_the_profiles_are_those_that_chapters_know():
+    assert set(execute.CELL_TIMEOUT) == set(PROFILES)
 
 
 def test_misspelt_parameter_is_refused_with_the_valid_ones(checkout):
@@ -86,6 +94,22 @@ def test_other_profiles_leave_committed_outputs_alone(chapters):
     ran = notebook.read(chapters.executed("smoke") / "a_good.ipynb")
     assert ran.cells[-1].outputs[0].text == "notebooks smoke\n"
     assert ran.metadata.ntlib.profile == "smoke"
+
+
+def test_a_kernel_installed_for_the_user_is_not_taken(checkout, monkeypatch, tmp_path):
+    """Chapters run in the interpreter that runs the tests, with the packages it has."""
+    wrong = tmp_path / "data" / "kernels" / "python3"
+    wrong.mkdir(parents=True)
+    spec = {"argv": ["no-such-python"], "display_name": "Wrong", "language": "python"}
+    (wrong / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    chapter = make_notebook("import sys\nprint(sys.prefix)")
+    notebook.write(chapter, checkout.notebooks / "one.ipynb")
+    (outcome,) = execute.execute(checkout, checkout.chapters(), BOOK)
+    assert outcome.failure is None
+    ran = notebook.read(checkout.executed("book") / "one.ipynb")
+    assert ran.cells[-1].outputs[0].text.strip() == sys.prefix
 
 
 def test_leaving_a_chapter_early_is_a_failure(checkout):
