@@ -1,13 +1,14 @@
 """What every mixer offers, so that the language model, the tests, the benchmarks and the plots
 treat all alike."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class MixerConfig(Protocol):
     """A frozen dataclass that describes a mixer independently of the width it is used at."""
 
