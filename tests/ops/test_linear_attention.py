@@ -118,6 +118,7 @@ def test_low_precision_stays_close_over_a_long_sequence(dtype):
     assert relative(out.double(), exact) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.usefixtures("own_errors")
 def test_bad_input_is_named():
     q, k, v, log_decay, state = inputs(4)
     with pytest.raises(ValueError, match="length must be at least 1"):

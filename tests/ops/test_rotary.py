@@ -38,6 +38,7 @@ def test_length_is_kept_and_bfloat16_works():
     assert rotate(x.bfloat16(), turns(3, 5, 6)).dtype == torch.bfloat16
 
 
+@pytest.mark.usefixtures("own_errors")
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"dim must be even.*got 5"):
         rotary_frequencies(5)
