@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ntlib.models.language_model import LanguageModel, ModelConfig
 from ntlib.training import Task, TrainConfig, train
