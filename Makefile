@@ -34,6 +34,7 @@ html: environment ## render the committed outputs only (seconds)
 
 notebooks: environment ## refresh committed outputs: make notebooks ONLY=retnet PROFILE=book
 	$(NTLIB) execute --write-back --profile "$(PROFILE)" $(if $(ONLY),--only "$(ONLY)")
+	$(NTLIB) picture 02_retnet retnet-headline book/_static/retnet-headline.svg
 
 test: lint unit smoke nbval html pages ## lint, unit tests, every notebook run twice, the book without a warning
 	@$(NTLIB) share

@@ -126,5 +126,19 @@ def record(layout, name) -> None:
         raise click.BadParameter(str(error)) from None
 
 
+@main.command()
+@click.argument("chapter")
+@click.argument("figure")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_obj
+def picture(layout, chapter, figure, target) -> None:
+    """Write a figure of a committed chapter to an SVG file, for the README."""
+    from ntlib.publishing.picture import picture as draw
+    from ntlib.results import write_atomically
+
+    (path,) = layout.chapters(chapter)
+    write_atomically(target, draw(path, figure))
+
+
 if __name__ == "__main__":
     main(prog_name="python -m ntlib")

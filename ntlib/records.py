@@ -88,7 +88,6 @@ def _tuning(make: Callable[..., Run], profile: str) -> Record:
 
 RECORDS = {
     "tuning-text": _tuning(text_run, "book"),
-    "tuning-recall": _tuning(recall_run, "book"),
     "tuning-recall-full": _tuning(recall_run, "full"),
 }
 

@@ -1,14 +1,14 @@
 """Multi-scale retention, the mixer of RetNet.
 
-| here            | RetNet (2307.08621)                                                  |
-| --------------- | -------------------------------------------------------------------- |
-| qkvg            | X W_Q, X W_K, X W_V, X W_G, stacked in this order                    |
-| rotate          | multiplication by Theta and its conjugate, Eq. 5                     |
+| here             | RetNet (2307.08621)                                                 |
+| ---------------- | ------------------------------------------------------------------- |
+| qkvg             | X W_Q, X W_K, X W_V, X W_G, stacked in this order                   |
+| rotate           | multiplication by Theta and its conjugate, Eq. 5                    |
 | linear_attention | Retention(X), Eq. 5 (parallel), 6 (recurrent), 7 (chunkwise)        |
-| log_decay       | log gamma, gamma = 1 - 2^(-5 - arange(0, h)), Eq. 8                  |
-| norm            | GroupNorm_h, Eq. 8: every head is normalised by itself               |
-| silu(gate)      | swish(X W_G), Eq. 8                                                  |
-| o               | W_O, Eq. 8                                                           |
+| log_decay        | log gamma, gamma = 1 - 2^(-5 - arange(0, h)), Eq. 8                 |
+| norm             | GroupNorm_h, Eq. 8: every head is normalised by itself              |
+| silu(gate)       | swish(X W_G), Eq. 8                                                 |
+| o                | W_O, Eq. 8                                                          |
 
 Score normalisations of Sec. 2.2: (1) K / sqrt(d_k) is always applied. (2) D_nm / sqrt(sum_i D_ni)
 divides every output of position n by one number that depends on n and the head only, and (3)
@@ -34,6 +34,7 @@ from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE, linear_attention, step
 from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
 
+CPU = torch.device("cpu")
 # Decoding computes what depends on position for this many tokens at a time: per token it would cost
 # as much as a projection.
 STEP_BLOCK = 64
@@ -44,16 +45,12 @@ class RetentionConfig:
     """RetNet's mixer; defaults as in the paper's Sec. 2 and the released code."""
 
     n_heads: int = 4  # the published models use d_model / 256
-    value_factor: float = (
-        2.0  # d_v / d_model: 2 in the paper; the later released configurations use about 5 / 3
-    )
+    value_factor: float = 2.0  # d_v / d_model, 2 in the paper; released configurations: about 5 / 3
     value_dim: int | None = None  # d_v itself, where value_factor cannot express it
     # "eq8": 1 - 2^(-5 - h); "experiments": Sec. 3.1, horizons 32 ... 512 at any number of heads
     decay: str = "eq8"
     head_norm: str = "rms"  # "rms": the released code; "group": the paper's GroupNorm, with weights
-    row_normalisation: bool = (
-        False  # score normalisation (3); as in the released code's parallel mode
-    )
+    row_normalisation: bool = False  # score normalisation (3), as in the released parallel mode
     eps: float = 1e-6  # of the head norm; the released code's layernorm_eps
     chunk_size: int = DEFAULT_CHUNK_SIZE  # changes speed, not results
 
@@ -62,17 +59,15 @@ class RetentionConfig:
 
 
 class RetentionState(NamedTuple):
-    """S_n of every head and the number of tokens read, which sets the rotation and score
-    normalisation (2)."""
+    """S_n of every head, and the number of tokens read: it sets rotations and normalisation (2)."""
 
     memory: Tensor  # (batch, n_heads, d_k, d_v / n_heads), one more column with row_normalisation
     position: int
 
 
 @lru_cache
-def retention_log_decay(
-    n_heads: int, schedule: str = "eq8", device: torch.device | None = None
-) -> Tensor:
+@torch.inference_mode(False)  # what is kept must serve training, too
+def retention_log_decay(n_heads: int, schedule: str = "eq8", device: torch.device = CPU) -> Tensor:
     """log gamma of every head, float64 (no buffer: casting a module must not touch it).
 
     Raises ValueError for an unknown schedule.
@@ -88,6 +83,7 @@ def retention_log_decay(
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)
 def position_factors(
     position: int,
     length: int,
@@ -125,14 +121,9 @@ class Retention(Mixer):
         # W_Q, W_K, W_V, W_G stacked: one matrix product instead of four, which decoding notices
         self.qkvg = nn.Linear(d_model, 2 * d_model + 2 * self.d_v, bias=False)
         self.o = nn.Linear(self.d_v, d_model, bias=False)
-        self.norm = (
-            nn.GroupNorm(self.n_heads, self.d_v, eps=config.eps)
-            if config.head_norm == "group"
-            else None
-        )
-        retention_log_decay(
-            self.n_heads, config.decay
-        )  # refuse an unknown schedule here, not at the first call
+        grouped = config.head_norm == "group"
+        self.norm = nn.GroupNorm(self.n_heads, self.d_v, eps=config.eps) if grouped else None
+        retention_log_decay(self.n_heads, config.decay)  # refuses an unknown schedule right here
 
     def reset_parameters(self, generator=None, residual_scale=1.0):
         for weight in self.qkvg.weight.split(self._widths()):
@@ -143,13 +134,11 @@ class Retention(Mixer):
 
     def init_state(self, batch_size, capacity=0):
         weight = self.qkvg.weight
-        dtype = torch.promote_types(
-            weight.dtype, torch.float32
-        )  # gamma^n needs more digits than bfloat16 has
+        # gamma^n needs more digits than bfloat16 has
+        dtype = torch.promote_types(weight.dtype, torch.float32)
         columns = self.d_v // self.n_heads + self.config.row_normalisation
-        return RetentionState(
-            weight.new_zeros(batch_size, self.n_heads, self.d_k, columns, dtype=dtype), 0
-        )
+        memory = weight.new_zeros(batch_size, self.n_heads, self.d_k, columns, dtype=dtype)
+        return RetentionState(memory, 0)
 
     def forward(self, x, state=None, form: str | None = None):
         """See Mixer.forward; `form` forces one of retention's three forms."""
@@ -162,9 +151,8 @@ class Retention(Mixer):
         out, memory = linear_attention(
             q, k, v, log_decay, state=memory, form=form, chunk_size=self.config.chunk_size
         )
-        return self._read_out(out.transpose(1, 2), gate, row_scale), RetentionState(
-            memory, position + x.shape[1]
-        )
+        y = self._read_out(out.transpose(1, 2), gate, row_scale)
+        return y, RetentionState(memory, position + x.shape[1])
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
@@ -173,10 +161,8 @@ class Retention(Mixer):
         turns, row_scale = self._at_positions(position - row, STEP_BLOCK, memory)
         *qkv, gate = self._project(x_t, turns[row])
         q, k, v = (part.to(memory.dtype) for part in qkv)
-        decay = (
-            retention_log_decay(self.n_heads, self.config.decay, x_t.device).exp().to(memory.dtype)
-        )
-        out, memory = step(q, k, v, decay, memory)
+        log_decay = retention_log_decay(self.n_heads, self.config.decay, x_t.device)
+        out, memory = step(q, k, v, log_decay.exp().to(memory.dtype), memory)
         return self._read_out(out, gate, row_scale[row]), RetentionState(memory, position + 1)
 
     def _at_positions(self, position: int, length: int, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,15 +171,14 @@ class Retention(Mixer):
         )
 
     def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(..., d_model) -> q, k (rotated, k scaled: normalisation 1) and v, each (..., n_heads,
-        .), and the gate's input."""
+        """(..., d_model) -> q, k, v, each (..., n_heads, .), and the gate's input (..., d_v)."""
         qk, v, gate = self.qkvg(x).split((2 * self.d_model, self.d_v, self.d_v), dim=-1)
         q, k = rotate(qk.unflatten(-1, (2, self.n_heads, self.d_k)), turns).unbind(-3)
         v = split_heads(v, self.n_heads)
         if self.config.row_normalisation:
             v = F.pad(
                 v, (0, 1), value=1.0
-            )  # a column of ones: its output is the sum of a row of weights
+            )  # a column of ones: its output is a row's sum of weights
         return q, k, v, gate
 
     def _read_out(self, out: Tensor, gate: Tensor, row_scale: Tensor) -> Tensor:
@@ -208,9 +193,8 @@ class Retention(Mixer):
         """(..., n_heads, d_v / n_heads) -> (..., d_v), each head normalised by itself."""
         if self.norm is None:
             return F.rms_norm(out, out.shape[-1:], eps=self.config.eps).flatten(-2)
-        return self.norm(out.to(self.norm.weight.dtype).reshape(-1, self.d_v)).view(
-            *out.shape[:-2], self.d_v
-        )
+        flat = out.to(self.norm.weight.dtype).reshape(-1, self.d_v)
+        return self.norm(flat).view(*out.shape[:-2], self.d_v)
 
     def _widths(self) -> list[int]:
         """Rows of W_Q, W_K, W_V, W_G in the stacked weight."""

@@ -25,8 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Measured on two AVX-512 cores (d_k = 64, d_v = 64 and 128): flat between 64 and 128, slower on
-# either side.
+# Measured on two AVX-512 cores: equally fast from 64 to 128, slower on either side.
 DEFAULT_CHUNK_SIZE = 64
 
 
@@ -81,8 +80,7 @@ def recurrent(q, k, v, log_decay, state):
     """Eq. (1), token by token: O(length d_k d_v) work, O(d_k d_v) memory. The definition."""
     decay = log_decay.exp()
     outputs = []
-    # unbind, not indexing: the backward pass of x[:, :, t] would write a full-size gradient for
-    # every t
+    # unbind, not indexing: the backward of x[:, :, t] would write a full-size gradient for every t
     for q_t, k_t, v_t in zip(q.unbind(2), k.unbind(2), v.unbind(2), strict=True):
         out, state = step(q_t, k_t, v_t, decay, state)
         outputs.append(out)
@@ -96,9 +94,9 @@ def step(
     decay: Float[Tensor, " heads"],
     state: Float[Tensor, "batch heads d_k d_v"],
 ) -> tuple[Float[Tensor, "batch heads d_v"], Float[Tensor, "batch heads d_k d_v"]]:
-    """Eq.
+    """One token of Eq. (1); here `decay` is gamma itself.
 
-    (1) for one token; here `decay` is gamma itself. Reads and writes the state once: memory-bound.
+    Bound by memory: the state is read and written once.
     """
     state = (decay[:, None, None] * state).addcmul_(k[..., :, None], v[..., None, :])
     return (q[..., None, :] @ state).squeeze(-2), state
@@ -132,8 +130,7 @@ def chunkwise(q, k, v, log_decay, state, chunk_size):
 def _whole_chunks(q, k, v, log_decay, state, chunk_size):
     shape = (-1, chunk_size)
     q, k, v = (x.unflatten(2, shape) for x in (q, k, v))  # (batch, heads, chunks, chunk_size, dim)
-    # what each chunk adds to the state, its last token undecayed: K^T (V * zeta), zeta_j =
-    # gamma^(chunk_size - 1 - j)
+    # what a chunk adds to the state, its last token undecayed: zeta_j = gamma^(chunk_size - 1 - j)
     zeta = _powers(log_decay, 0, chunk_size).flip(1)[:, None]
     added = (k * zeta).transpose(-1, -2) @ v
     gamma_chunk = (log_decay * chunk_size).exp()[:, None, None]
@@ -152,8 +149,7 @@ def decay_mask(
     """RetNet's D, Eq. 5: gamma^(t-s) on and below the diagonal, 0 above it."""
     t = torch.arange(length, device=log_decay.device)
     lag = (t[:, None] - t).to(log_decay.dtype)
-    # clamp before exp: above the diagonal the exponent is positive and could overflow, and inf * 0
-    # is NaN
+    # clamp before exp: above the diagonal exponents are positive and may overflow; inf * 0 is NaN
     return (lag.clamp(min=0) * log_decay[:, None, None]).exp().tril()
 
 

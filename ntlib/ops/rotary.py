@@ -17,10 +17,13 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 @lru_cache
+@torch.inference_mode(False)  # what is kept must serve training, too
 def rotary_frequencies(
-    dim: int, *, base: float = 10000.0, endpoint: bool = False, device: torch.device | None = None
+    dim: int, *, base: float = 10000.0, endpoint: bool = False, device: torch.device = CPU
 ) -> Float[Tensor, " pairs"]:
     """Radians per position of dim / 2 pairs, in float64, falling geometrically from 1 towards 1 /
     base.

@@ -141,7 +141,25 @@ def weights_come_from_the_generator(config):
     )
 
 
+def inference_mode_leaves_nothing_behind(config):
+    """What is computed once and kept must serve a later backward pass, too."""
+    mixer, x = build(config), sequence(7)
+    with torch.inference_mode():
+        mixer(x)
+        steps(mixer, x)
+    mixer(x)[0].sum().backward()
+
+
+def the_meta_device_leaves_nothing_behind(config):
+    with torch.device("meta"):
+        config.build(D_MODEL)
+    mixer = build(config)
+    assert mixer(sequence(3))[0].device.type == "cpu"
+
+
 CHECKS = [
+    inference_mode_leaves_nothing_behind,
+    the_meta_device_leaves_nothing_behind,
     forward_equals_steps,
     steps_need_no_capacity,
     may_be_cut_anywhere,
