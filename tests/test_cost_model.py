@@ -85,8 +85,9 @@ def test_published_retnet_sizes(size, billions):
     counted = count_parameters(model, embeddings=False)
     assert counted == cost_model.parameters(presets.retnet_paper(size), embeddings=False)
     assert abs(counted / 1e9 - billions) < 2e-3
-    transformer = cost_model.parameters(presets.transformer_paper(size), embeddings=False)
-    assert counted == transformer
+    for n_kv_heads in (None, 4):
+        rival = presets.transformer_paper(size, n_kv_heads)
+        assert counted == cost_model.parameters(rival, embeddings=False)
 
 
 @pytest.mark.parametrize("size", presets.RETNET_TORCHSCALE)

@@ -43,14 +43,18 @@ def retnet_torchscale(size: str, vocab_size: int = 32000) -> ModelConfig:
 def transformer_paper(
     size: str, n_kv_heads: int | None = None, vocab_size: int = 32000
 ) -> ModelConfig:
-    """The Transformer of the same depth and width: 4 d_model^2 of attention and a GELU layer of 4
-    d_model, in heads of 128.
+    """The Transformer of the same depth, width and number of parameters, in heads of 128.
 
+    With fewer key-value heads the feed-forward layer gets the parameters that W_K and W_V save.
     The paper does not state its head width; no cost here depends on it.
     """
     n_layers, d_model, _ = _entry(RETNET_PAPER, size)
-    mixer = AttentionConfig(d_model // 128, n_kv_heads)
-    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model, ffn="gelu")
+    n_heads = d_model // 128
+    mixer = AttentionConfig(n_heads, n_kv_heads)
+    saved = d_model - d_model * (n_kv_heads or n_heads) // n_heads  # columns of W_K and of W_V
+    return ModelConfig(
+        vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model + saved, ffn="gelu"
+    )
 
 
 def _entry(table, size):
