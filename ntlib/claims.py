@@ -154,18 +154,19 @@ def ledger_page(collected: Mapping[str, dict]) -> str:
 
 
 def summary_table(collected: Mapping[str, dict]) -> str:
-    """A short MyST table for the landing page: claim, verdict, first number, chapter."""
-    lines = ["| The notes say | Verdict | Measured | Chapter |", "| --- | --- | --- | --- |"]
+    """A short MyST table for the landing page: claim, verdict, and the first number measured."""
+    lines = ["| The notes say | Verdict | Measured |", "| --- | --- | --- |"]
     open_claims = [claim for claim in _ledger().values() if claim.status == "open"]
     for claim in open_claims:
         record = collected.get(claim.id)
         title = f'<a href="claims.html#{_anchor(claim.id)}">{html.escape(claim.title)}</a>'
-        measured, chapter = "–", "–"
+        measured = "–"
         if record is not None:
             name, value = next(iter(record["values"].items()))
-            measured = f"{claim.written(value)} ({html.escape(name)})"
-            chapter = _chapter_link(record, claim.subject)
-        lines.append(f"| {title} | {_badge(record)} | {measured} | {chapter} |")
+            number = f"{html.escape(claim.quantity['name'])} <b>{claim.written(value)}</b>"
+            measured = _chapter_link(record, f"{claim.subject}:")
+            measured += f" {number} ({html.escape(name)})"
+        lines.append(f"| {title} | {_badge(record)} | {measured} |")
     planned = len(_ledger()) - len(open_claims)
     if planned:
         lines += ["", f'<a href="claims.html">{planned} more statements</a> await their chapters.']

@@ -80,8 +80,9 @@ def execute(run: Run, checkpoints: Path | None = None) -> pd.DataFrame:
     return frame
 
 
-def best_rates(frame: pd.DataFrame, by: str = "loss") -> pd.Series:
+def best_rates(frame: pd.DataFrame, by: str = "loss") -> dict[str, float]:
     """The learning rate of the lowest mean final `by` over seeds, per architecture."""
     last = frame[frame["step"] == frame["step"].max()]
     means = last.groupby(["architecture", "lr"])[by].mean()
-    return means.unstack("lr").idxmin(axis=1).rename("lr")
+    # plain floats: a run is named by its contents, and NumPy's numbers are written differently
+    return {name: float(rate) for name, rate in means.unstack("lr").idxmin(axis=1).items()}

@@ -205,6 +205,6 @@ def test_summary_shows_the_first_number(shown, tmp_path):
     assert len({row.count("|") for row in rows}) == 1
     (row,) = [row for row in rows if "70 %" in row]
     assert "supported" in row
-    assert "69.7% (batch 8)" in row
+    assert "share of memory saved <b>69.7%</b> (batch 8)" in row
     assert "claims.html#claim-retnet-memory" in row
     assert "02_retnet.html#verdict-retnet-memory" in row

@@ -82,7 +82,7 @@ def test_workers_do_not_change_the_rows_and_done_runs_are_not_repeated(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     pd.testing.assert_frame_equal(run_grid(runs, workers=1, checkpoints=tmp_path), together)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert best_rates(together).to_dict() == {"RetNet": 1e-2, "Transformer": 1e-2}
+    assert best_rates(together) == {"RetNet": 1e-2, "Transformer": 1e-2}
 
 
 def test_the_rate_warms_up_and_decays_to_its_floor():
