@@ -74,5 +74,6 @@ peers: environment
 	  "$(PYTHON)" -m pip install --no-deps --requirement benchmarks/requirements.txt && \
 	  touch "$(PEERS)"; }
 
-clean: ## remove what was built, keep the environment
+clean: ## remove what was built and compiled, keep the environment
 	rm -rf _build
+	rm -f ntlib/ops/__pycache__/*.nb[ic]

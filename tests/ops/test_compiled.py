@@ -1,0 +1,68 @@
+"""The kernels' exponential and their switch."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from numba import prange
+
+from ntlib.ops.compiled import exp, kernel, kernels_serve, reference
+
+
+@kernel
+def exponentials(x, y):
+    for i in prange(x.shape[0]):
+        row, out = x[i], y[i]
+        for j in range(row.shape[0]):
+            out[j] = exp(row[j])
+
+
+def test_the_exponential_is_exact_to_a_few_roundings():
+    x = np.linspace(-87.3, 88.7, 2**18, dtype=np.float32).reshape(8, -1)
+    y = np.empty_like(x)
+    exponentials(x, y)
+    exact = np.exp(x.astype(np.float64))
+    assert (np.abs(y - exact) / exact / (1 + np.abs(x))).max() < 1e-7
+    wide = np.linspace(-700, 700, 64).reshape(4, 16)
+    out = np.empty_like(wide)
+    exponentials(wide, out)
+    assert np.allclose(out, np.exp(wide), rtol=1e-15)
+
+
+def test_the_exponential_at_its_ends():
+    x = np.array([[-np.inf, -1e30, -88.0, 0.0, 88.7, 89.0, np.inf, np.nan]], dtype=np.float32)
+    y = np.empty_like(x)
+    exponentials(x, y)
+    assert y[0, :3].tolist() == [0, 0, 0]
+    assert y[0, 3] == 1
+    assert np.isfinite(y[0, 4])
+    assert y[0, 5:7].tolist() == [np.inf, np.inf]
+    assert np.isnan(y[0, 7])
+
+
+def test_the_switch():
+    x = torch.zeros(1)
+    assert kernels_serve(x, None)
+    with reference():
+        assert not kernels_serve(x)
+    assert kernels_serve(x)
+    assert not kernels_serve(torch.empty(1, device="meta"))
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", "False"), ("0", "True"), ("", "True")])
+def test_the_switch_in_the_environment(value, expected):
+    code = (
+        "import torch; from ntlib.ops.compiled import kernels_serve;"
+        "print(kernels_serve(torch.zeros(1)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"NTLIB_REFERENCE": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == expected
