@@ -2,6 +2,7 @@
 
 from ntlib.tasks.batch import IGNORED, Batch, accuracy
 from ntlib.tasks.corpus import Corpus, load_corpus
+from ntlib.tasks.state_tracking import Composition, Counting
 from ntlib.tasks.synthetic import AssociativeRecall, Copying, InductionHeads
 from ntlib.tasks.text import Text
 
@@ -9,8 +10,10 @@ __all__ = [
     "IGNORED",
     "AssociativeRecall",
     "Batch",
+    "Composition",
     "Copying",
     "Corpus",
+    "Counting",
     "InductionHeads",
     "Text",
     "accuracy",
