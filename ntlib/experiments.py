@@ -80,6 +80,13 @@ def execute(run: Run, checkpoints: Path | None = None) -> pd.DataFrame:
     return frame
 
 
+def trained(run: Run, checkpoints: Path) -> LanguageModel:
+    """The model of a run that `run_grid` has finished with these `checkpoints`."""
+    model = run.build()
+    model.load_state_dict(torch.load(checkpoints / f"{run.key()}.pt", weights_only=True)["model"])
+    return model.eval()
+
+
 def best_rates(frame: pd.DataFrame, by: str = "loss") -> dict[str, float]:
     """The learning rate of the lowest mean final `by` over seeds, per architecture."""
     last = frame[frame["step"] == frame["step"].max()]
