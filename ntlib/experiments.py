@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ntlib.models.language_model import LanguageModel, ModelConfig
+from ntlib.models.protocol import Config, Model
 from ntlib.training import Task, TrainConfig, train
 
 
@@ -20,7 +20,7 @@ class Run:
     """One model trained once."""
 
     architecture: str  # name in figures and tables
-    model: ModelConfig
+    model: Config
     task: Task  # a frozen dataclass, so that the run can be named by its contents
     train: TrainConfig
 
@@ -28,9 +28,9 @@ class Run:
         """A name that changes with anything that changes the result."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
-    def build(self) -> LanguageModel:
+    def build(self) -> Model:
         """The model with this run's initial weights."""
-        return LanguageModel(self.model, torch.Generator().manual_seed(self.train.seed))
+        return self.model.build(torch.Generator().manual_seed(self.train.seed))
 
 
 def grid(runs: Iterable[Run], *, lrs: Sequence[float] = (), seeds: Sequence[int] = ()) -> list[Run]:
@@ -80,7 +80,7 @@ def execute(run: Run, checkpoints: Path | None = None) -> pd.DataFrame:
     return frame
 
 
-def trained(run: Run, checkpoints: Path) -> LanguageModel:
+def trained(run: Run, checkpoints: Path) -> Model:
     """The model of a run that `run_grid` has finished with these `checkpoints`."""
     model = run.build()
     model.load_state_dict(torch.load(checkpoints / f"{run.key()}.pt", weights_only=True)["model"])

@@ -1,8 +1,8 @@
 """The training loop of the whole book: one device, plain PyTorch, resumable to the bit.
 
 AdamW (1711.05101) with warm-up and cosine decay (1608.03983), gradient clipping, and weight decay
-on matrices only. All randomness comes from one generator per run, so that neither threads nor other
-runs can change a result.
+on weight matrices only. All randomness comes from one generator per run, so that neither threads
+nor other runs can change a result.
 """
 
 import math
@@ -130,12 +130,19 @@ def evaluate(model: nn.Module, batch: Batch, chunk: int = 32) -> dict[str, float
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    """AdamW that decays the matrices of linear maps and embeddings only.
+
+    Not decayed: vectors, and what a mixer keeps as a matrix although it is none (decay rates of
+    many heads, say); the latter are not called a weight.
+    """
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.dim() >= 2 and name.rpartition(".")[2].startswith("weight")
+        (decayed if is_matrix else kept).append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 

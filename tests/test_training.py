@@ -103,6 +103,15 @@ def test_only_matrices_are_decayed():
     assert all(p.dim() == 1 for p in kept["params"])
 
 
+def test_a_matrix_that_is_no_weight_is_not_decayed():
+    """Decay rates of many heads are kept as a matrix; drawing them to zero changes the memory."""
+    model = torch.nn.Linear(3, 4)
+    model.rates = torch.nn.Parameter(torch.ones(2, 3))
+    decayed, kept = make_optimizer(model, CONFIG).param_groups
+    assert [p.shape for p in decayed["params"]] == [(4, 3)]
+    assert {p.shape for p in kept["params"]} == {(4,), (2, 3)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

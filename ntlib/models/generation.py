@@ -1,4 +1,4 @@
-"""Generation: the prompt in one parallel pass, then one step of constant shape per token."""
+"""Generation: the prompt in parallel passes, then one step of constant shape per token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ntlib.models.language_model import LanguageModel
+from ntlib.models.protocol import Model
+
+# Tokens of a prompt that are read at once: enough to keep the matrix products busy, and a bound on
+# what a long prompt needs beside the state.
+PIECE = 512
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Sampling:
 
 @torch.no_grad()
 def stream(
-    model: LanguageModel,
+    model: Model,
     prompt: Int[Tensor, "batch length"],
     sampling: Sampling = Sampling(),
     generator: torch.Generator | None = None,
@@ -64,8 +68,10 @@ def stream(
             f"prompt must hold ids in [0, {vocab}), "
             f"got {prompt.min().item()} ... {prompt.max().item()}"
         )
-    logits, states = model(prompt, model.init_states(prompt.shape[0], capacity))
-    logits = logits[:, -1]
+    states = model.init_states(prompt.shape[0], capacity)
+    for piece in prompt.split(PIECE, dim=1):
+        h, states = model.hidden(piece, states)
+    logits = model.head(h[:, -1])
     while True:
         token = torch.multinomial(sampling.probabilities(logits), 1, generator=generator)[:, 0]
         yield token
@@ -73,7 +79,7 @@ def stream(
 
 
 def generate(
-    model: LanguageModel,
+    model: Model,
     prompt: Int[Tensor, "batch length"],
     n_tokens: int,
     sampling: Sampling = Sampling(),

@@ -36,6 +36,10 @@ class ModelConfig:
     )
     norm_eps: float = 1e-6  # of every RMSNorm
 
+    def build(self, generator: torch.Generator | None = None) -> "LanguageModel":
+        """The model with initial weights from `generator`."""
+        return LanguageModel(self, generator)
+
 
 class FeedForward(nn.Module):
     """Gated: W_down (f(W_gate x) * W_up x), f = silu (SwiGLU) or gelu (GEGLU).
@@ -115,6 +119,13 @@ class LanguageModel(nn.Module):
     ) -> tuple[Float[Tensor, "batch length vocab"], list[Any]]:
         """Logits of every position and the states after the last one; continues from `states` if
         given."""
+        h, states = self.hidden(tokens, states)
+        return self.head(h), states
+
+    def hidden(
+        self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
+    ) -> tuple[Float[Tensor, "batch length d_model"], list[Any]]:
+        """What the head reads, and the states: a prompt needs logits of its last position only."""
         if tokens.dim() != 2 or 0 in tokens.shape:
             raise ValueError(
                 f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}"
@@ -123,7 +134,7 @@ class LanguageModel(nn.Module):
         for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
             h, state = block(h, state)
             after.append(state)
-        return self.head(self.norm(h)), after
+        return self.norm(h), after
 
     def step(
         self, token: Int[Tensor, " batch"], states: list[Any]
