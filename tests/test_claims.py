@@ -138,7 +138,7 @@ def test_report_shows_the_same_verdict_to_readers_and_programs(shown):
         ("no-such-claim", {"a": 1}, "no claim 'no-such-claim' in claims.yaml; there are"),
         (SPEED, {}, "values for claim 'retnet-decoding-speed' are empty"),
         (SPEED, {"a": float("nan")}, "value 'a' .* is nan"),
-        ("rwkv-history", {"a": 1}, "has no bounds in the ledger yet"),
+        ("yan-efficiency", {"a": 1}, "has no bounds in the ledger yet"),
     ],
 )
 def test_report_refuses(shown, claim_id, values, message):
