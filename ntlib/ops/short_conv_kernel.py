@@ -1,0 +1,164 @@
+"""The short convolution in one pass over memory, with its backward.
+
+Memory traffic: forward reads x once and writes y once (2 numbers per token and channel); backward
+reads x and y's gradient and writes x's gradient (3). The rows a token looks back to are still in
+the nearest cache. What SiLU was applied to is computed again in the backward, not kept: four
+multiply-adds are cheaper than reading it.
+
+A task is a block of tokens of one sequence: whole rows keep memory streaming. Neighbouring blocks
+share width - 1 tokens; their part in the backward is computed by both.
+"""
+
+import numba
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from ntlib.ops.compiled import array, exp, inlined, kernel
+
+TOKENS_PER_TASK = 128  # enough tasks for two cores at batch 1
+TOKENS_PER_CHUNK = 16  # of the backward: this many rows of gradients stay in the second-level cache
+
+
+class ShortConv(torch.autograd.Function):
+    """x (batch, length, channels), weight (channels, width), bias (channels,),
+    state (batch, width - 1, channels), all of one dtype -> y like x."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, state, silu):
+        ctx.save_for_backward(x, weight, bias, state)
+        ctx.silu = silu
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _forward(
+            array(x), array(weight.T), array(bias), array(state), _taps(weight), silu, array(y)
+        )
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, weight, bias, state = ctx.saved_tensors
+        batch, length, channels = x.shape
+        blocks = -(-length // TOKENS_PER_TASK)
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        grad_state = torch.empty_like(state, memory_format=torch.contiguous_format)
+        # every task's own sum; the last row is the bias's
+        grad_weight = x.new_zeros(batch * blocks, weight.shape[1] + 1, channels)
+        _backward(
+            *(array(a) for a in (x, weight.T, bias, state, grad_y)),
+            _taps(weight),
+            ctx.silu,
+            *(array(a) for a in (grad_x, grad_weight, grad_state)),
+        )
+        grad_weight = grad_weight.sum(0)
+        return grad_x, grad_weight[:-1].T, grad_weight[-1], grad_state, None
+
+
+def _taps(weight):
+    """A tuple of length width: its length is known to the compiler, which unrolls loops over it."""
+    return (0,) * weight.shape[1]
+
+
+@kernel
+def _forward(x, weight, bias, state, taps, silu, y):
+    batch, length, _ = x.shape
+    blocks = -(-length // TOKENS_PER_TASK)
+    for task in numba.prange(batch * blocks):
+        b, start = task // blocks, task % blocks * TOKENS_PER_TASK
+        end = min(start + TOKENS_PER_TASK, length)
+        if start == 0:
+            head = _head(x[b], state[b])
+            first = min(len(taps) - 1, length)
+            _convolve(head, weight, bias, taps, silu, y[b, :first])
+            start = first
+        if start < end:
+            _convolve(x[b, start - len(taps) + 1 : end], weight, bias, taps, silu, y[b, start:end])
+
+
+@inlined
+def _head(x, state):
+    """The state and the first tokens in one array: what the first width - 1 tokens look back to."""
+    tail = state.shape[0]
+    head = np.zeros((2 * tail, x.shape[1]), x.dtype)
+    head[:tail] = state
+    rest = min(tail, x.shape[0])
+    head[tail : tail + rest] = x[:rest]
+    return head
+
+
+@inlined
+def _convolve(rows, weight, bias, taps, silu, y):
+    """y[i] = bias + sum over taps j of weight[j] rows[i + j], then SiLU on request."""
+    for i in range(y.shape[0]):
+        out = y[i]
+        for c in range(out.shape[0]):
+            total = bias[c]
+            for j in range(len(taps)):
+                total += weight[j, c] * rows[i + j, c]
+            out[c] = total
+        if silu:
+            one = out.dtype.type(1)
+            for c in range(out.shape[0]):
+                out[c] = out[c] / (one + exp(-out[c]))
+
+
+@kernel
+def _backward(x, weight, bias, state, grad_y, taps, silu, grad_x, grad_weight, grad_state):
+    batch, length, channels = x.shape
+    tail = len(taps) - 1
+    blocks = -(-length // TOKENS_PER_TASK)
+    backwards, zero = weight[::-1].copy(), np.zeros_like(bias)
+    for task in numba.prange(batch * blocks):
+        b, start = task // blocks, task % blocks * TOKENS_PER_TASK
+        end = min(start + TOKENS_PER_TASK, length)
+        head = _head(x[b], state[b])
+        # gradients before SiLU of a chunk's tokens and of the `tail` tokens after it
+        grads = np.zeros((TOKENS_PER_CHUNK + tail, channels), x.dtype)
+        after = min(end + tail, length)
+        ignored = np.zeros_like(grad_weight[task])
+        _before_silu(x[b], head, weight, bias, grad_y[b], taps, silu, end, after, grads, ignored)
+        while end > start:  # chunks, the last one first
+            chunk = (end - start - 1) // TOKENS_PER_CHUNK * TOKENS_PER_CHUNK + start
+            size = end - chunk
+            for i in range(tail - 1, -1, -1):
+                grads[size + i] = grads[i]
+            _before_silu(
+                x[b],
+                head,
+                weight,
+                bias,
+                grad_y[b],
+                taps,
+                silu,
+                chunk,
+                end,
+                grads,
+                grad_weight[task],
+            )
+            _convolve(grads, backwards, zero, taps, False, grad_x[b, chunk:end])
+            end = chunk
+        if start == 0:
+            head[:tail] = zero
+            head[tail:] = grads[:tail]
+            _convolve(head, backwards, zero, taps, False, grad_state[b])
+
+
+@inlined
+def _before_silu(x, head, weight, bias, grad_y, taps, silu, start, end, grads, grad_weight):
+    """Gradients of what SiLU is applied to, for tokens start ... end - 1, and their sums."""
+    one, tail = x.dtype.type(1), len(taps) - 1
+    for t in range(start, end):
+        rows = head[t : t + tail + 1] if t < tail else x[t - tail : t + 1]
+        grad, out = grads[t - start], grad_y[t]
+        for c in range(grad.shape[0]):
+            g = out[c]
+            if silu:
+                total = bias[c]
+                for j in range(len(taps)):
+                    total += weight[j, c] * rows[j, c]
+                gate = one / (one + exp(-total))
+                g *= gate * (one + total * (one - gate))
+            grad[c] = g
+            grad_weight[tail + 1, c] += g
+            for j in range(len(taps)):
+                grad_weight[j, c] += g * rows[j, c]
