@@ -26,6 +26,8 @@ _TOKEN = -1  # the key in a node of the trie under which the token that ends the
 class WorldTokenizer:
     """Text and bytes to tokens and back."""
 
+    end = END
+
     def __init__(self, tokens: dict[int, bytes]):
         """`tokens`: id to bytes. Raises ValueError if there is a byte that no token is."""
         single = {value[0] for value in tokens.values() if len(value) == 1}
@@ -34,6 +36,7 @@ class WorldTokenizer:
                 f"a vocabulary must contain all 256 bytes, these are absent: {bytes(absent)!r}"
             )
         self._bytes = tokens
+        self.vocab_size = max(tokens) + 1  # a model's table must be at least as long
         self._trie: dict = {}  # a node leads from each byte that may follow to the next node
         for number, value in tokens.items():
             node = self._trie
@@ -60,11 +63,6 @@ class WorldTokenizer:
                     raise ValueError(f"{path}, line {number}: {error}") from None
                 tokens[token] = value
         return cls(tokens)
-
-    @property
-    def vocab_size(self) -> int:
-        """The largest token plus one: a model's table must be at least as long."""
-        return max(self._bytes) + 1
 
     def encode(self, text: str | bytes) -> list[int]:
         """Tokens of a text, or of any bytes. Bytes that Python reads from a command line as lone

@@ -1,0 +1,58 @@
+"""Named tensors from a file of somebody else: PyTorch's or safetensors', never code.
+
+Tensors are mapped from the file, not read: what is not used costs no memory, and a model that is
+larger than memory still opens.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """{name: tensor} of a .pth file of torch.save, or of a safetensors file; the kind is told from
+    the contents.
+
+    Raises ValueError that says so if the file is absent, cut short, of another kind, holds anything
+    but named tensors, or would have to run code to be loaded (it is not run).
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no weight file {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    try:
+        if start[8:] == b"{":  # behind the length of the header
+            found = safetensors.torch.load_file(path)
+        else:
+            # only the zip format, torch.save's since 1.6, can be mapped
+            zipped = start.startswith(b"PK")
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # whatever a reader of arbitrary bytes stumbles over
+        raise ValueError(f"{path} {_reason(error)}") from None
+    return _only_tensors(path, found)
+
+
+def _reason(error: Exception) -> str:
+    """Torch's own message tells how to run the code in a file, which is no advice to give."""
+    message = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        if named := re.search(r"GLOBAL (\S+)", message):
+            return (
+                f"holds more than tensors: loading it would run code, {named[1]}. It was not run."
+            )
+        message = ""
+    return f"is no weight file, or is cut short: {message.split('. ')[0] or type(error).__name__}"
+
+
+def _only_tensors(path: Path, found: object) -> dict[str, Tensor]:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} must hold named tensors, it holds a {type(found).__name__}")
+    others = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"{path} must hold tensors only; these are none: {others[:5]}")
+    return dict(found)
