@@ -96,10 +96,14 @@ class Composition(_Scored):
     """S or A (the even ones) and how many things are permuted, 2 to 6."""
     length: int = 16
     """Elements in a sequence."""
+    moves: int | None = None
+    """Tokens are the elements that move at most so many things: 2 for swaps. None: all."""
 
     def __post_init__(self) -> None:
         products(self.group)  # refuses an unknown group right here
         _at_least(self.length, 1, "length")
+        if self.moves is not None:
+            _at_least(self.moves, 2 if self.group.startswith("S") else 3, "moves")
 
     @property
     def vocab_size(self) -> int:
@@ -107,10 +111,10 @@ class Composition(_Scored):
         return len(products(self.group))
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw (batch, length) elements, uniform; the products are then uniform as well."""
+        """Draw (batch, length) of the allowed elements, uniform."""
         _at_least(batch_size, 1, "batch_size")
-        shape = (batch_size, self.length)
-        inputs = torch.randint(self.vocab_size, shape, generator=generator)
+        allowed, shape = moving_at_most(self.group, self.moves), (batch_size, self.length)
+        inputs = allowed[torch.randint(len(allowed), shape, generator=generator)]
         table, running = products(self.group), [inputs[:, 0]]
         for element in inputs[:, 1:].unbind(1):
             running.append(table[element, running[-1]])
@@ -123,9 +127,21 @@ def products(group: str) -> torch.Tensor:
     kind, degree = group[:1], group[1:]
     if kind not in ("S", "A") or degree not in tuple("23456"):
         raise ValueError(f"group must be S or A followed by 2 to 6, such as 'S5', got {group!r}")
-    elements = [p for p in permutations(range(int(degree))) if kind == "S" or _is_even(p)]
-    number = {p: i for i, p in enumerate(elements)}
-    return torch.tensor([[number[tuple(g[i] for i in h)] for h in elements] for g in elements])
+    number = {p: i for i, p in enumerate(elements(group))}
+    return torch.tensor([[number[tuple(g[i] for i in h)] for h in number] for g in number])
+
+
+def elements(group: str) -> list[tuple[int, ...]]:
+    """The permutations of a group in the order of their numbers; p[i] is where i goes."""
+    everything = permutations(range(int(group[1:])))
+    return [p for p in everything if group.startswith("S") or _is_even(p)]
+
+
+@cache
+def moving_at_most(group: str, count: int | None) -> torch.Tensor:
+    """Numbers of the elements that leave all but `count` things in place; None: all elements."""
+    moved = [sum(i != place for i, place in enumerate(p)) for p in elements(group)]
+    return torch.tensor([i for i, n in enumerate(moved) if count is None or n <= count])
 
 
 def _is_even(p: tuple[int, ...]) -> bool:

@@ -58,6 +58,7 @@ def test_composition_composes(group, length, seed):
         # even: the determinant of the permutation matrix is 1
         eye = torch.eye(degree)
         elements = [p for p in elements if torch.linalg.det(eye[list(p)]) > 0]
+    assert elements == state_tracking.elements(group)
     inputs, targets = draw(Composition(group, length), 2, seed)
     for row, states in zip(inputs.tolist(), targets.tolist(), strict=True):
         where = list(range(degree))
@@ -77,6 +78,17 @@ def test_tables_are_groups(group):
     assert torch.equal(table.sort(dim=0).values, everything[:, None].expand(-1, order))
     a, b, c = torch.randint(order, (3, 50), generator=torch.Generator().manual_seed(0))
     assert torch.equal(table[table[a, b], c], table[a, table[b, c]])
+
+
+def test_swaps_only():
+    inputs, targets = draw(Composition("S4", 30, moves=2), 20, 0)
+    identity = tuple(range(4))
+    for number in inputs.unique().tolist():
+        moved = sum(a != b for a, b in zip(state_tracking.elements("S4")[number], identity))
+        assert moved in (0, 2)
+    assert inputs.unique().numel() == 1 + 6
+    assert targets.unique().numel() == 24  # swaps generate the whole group
+    assert draw(Composition("A5", 30, moves=3), 20, 0).inputs.unique().numel() == 1 + 20
 
 
 def test_which_groups_commute():
@@ -110,6 +122,8 @@ def test_scores_see_one_wrong_state():
         (lambda: Composition("D4"), "group must be S or A followed by 2 to 6"),
         (lambda: Composition("S9"), "got 'S9'"),
         (lambda: Composition("S55"), "got 'S55'"),
+        (lambda: Composition("S3", moves=1), "moves must be at least 2, got 1"),
+        (lambda: Composition("A4", moves=2), "moves must be at least 3, got 2"),
         (lambda: Composition(length=0), "length must be at least 1"),
         (lambda: draw(Counting(), 0, 0), "batch_size must be at least 1"),
         (lambda: draw(Composition(), 0, 0), "batch_size must be at least 1"),
