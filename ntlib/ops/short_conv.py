@@ -86,7 +86,7 @@ def short_conv_step(
 ) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch before channels"]]:
     """One token of Eq. (1); work and state in the state's dtype, the output in that of x_t."""
     window = torch.cat([state, x_t[:, None].to(state.dtype)], dim=1)
-    y = torch.einsum("bwc,cw->bc", window, weight.to(state.dtype))
+    y = (window * weight.to(state.dtype).T).sum(1)
     if bias is not None:
         y = y + bias
     return _activate(y, activation).to(x_t.dtype), window[:, 1:]

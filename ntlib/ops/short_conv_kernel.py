@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from ntlib.ops.compiled import array, exp, inlined, kernel
 
 TOKENS_PER_TASK = 128  # enough tasks for two cores at batch 1
-TOKENS_PER_CHUNK = 16  # of the backward: this many rows of gradients stay in the second-level cache
+TOKENS_PER_CHUNK = 8  # of the backward: this many rows of gradients stay in the second-level cache
 
 
 class ShortConv(torch.autograd.Function):
@@ -159,6 +159,11 @@ def _before_silu(x, head, weight, bias, grad_y, taps, silu, start, end, grads, g
                 gate = one / (one + exp(-total))
                 g *= gate * (one + total * (one - gate))
             grad[c] = g
-            grad_weight[tail + 1, c] += g
-            for j in range(len(taps)):
-                grad_weight[j, c] += g * rows[j, c]
+        # loops of their own: with more arrays in one, the compiler gives up vectorising it
+        sums = grad_weight[tail + 1]
+        for c in range(grad.shape[0]):
+            sums[c] += grad[c]
+        for j in range(len(taps)):
+            row, sums = rows[j], grad_weight[j]
+            for c in range(grad.shape[0]):
+                sums[c] += grad[c] * row[c]
