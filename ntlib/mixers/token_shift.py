@@ -5,11 +5,6 @@ token x_(-1) = 0. All versions share the shift; how the two are mixed is the ver
 
     version 4, 5       mu x_t + (1 - mu) x_(t-1)              mu = time_mix_*
     version 6, 7       x_t + m (x_(t-1) - x_t)                m = time_maa_*, x_*: 1 - mu
-
-| here     | RWKV-4 (2305.13048) | RWKV-5/6 (2404.05892)  | RWKV-7 (2503.14456)  |
-| -------- | ------------------- | ---------------------- | -------------------- |
-| x        | x_t, Eq. 11-13      | x_t, Eq. 3 (lerp)      | x_t, Eq. 3           |
-| previous | x_(t-1)             | x_(t-1)                | x_(t-1)              |
 """
 
 import torch
