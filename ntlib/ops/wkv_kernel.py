@@ -98,7 +98,7 @@ def _back(note, own, d_k, d_v):
 
 @kernel
 def wkv_backward(k, v, log_decay, bonus, kept, d_out, d_state, d_k, d_v, d_decay, d_bonus):
-    """Writes all gradients (log_decay's and bonus's by sequence), `d_state` over the final one's."""
+    """Writes all gradients; log_decay's and bonus's by sequence, `d_state` over the final one's."""
     batch, length, channels = k.shape
     blocks = (channels + WIDTH - 1) // WIDTH
     for task in prange(batch * blocks):
