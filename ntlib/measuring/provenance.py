@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -12,6 +13,10 @@ import numpy as np
 import psutil
 import torch
 
+# glibc's malloc; torch's huge pages
+ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+ALLOCATOR += ("MALLOC_TOP_PAD_", "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE")
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -20,12 +25,14 @@ def environment() -> dict[str, object]:
 
     ``cores`` are physical, ``threads`` is what torch uses, ``memory_bytes`` is the machine's,
     ``gpu`` and ``git_commit`` are None where there is none, ``ntlib`` where it is not installed.
+    ``allocator`` holds the environment variables that change how memory is got from the system.
     """
     return {
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
+        "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
+
+# The kernel counts processor time in steps of 10 ms per core; over a shorter block the share of
+# other processes would be mostly rounding.
+MIN_WATCHED_SECONDS = 0.1
+MAX_RETRIES = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ def compare(
     warmup: int = 1,
     min_block_seconds: float = 0.02,
     device: str | torch.device = "cpu",
+    max_foreign_load: float | None = None,
 ) -> pd.DataFrame:
     """Time each contender ``repeats`` times, alternating between them.
 
@@ -47,12 +54,17 @@ def compare(
     warmup: calls before the first round (compilation, caches, allocator).
     min_block_seconds: a sample averages over as many calls as last this long.
     device: where the work runs; CUDA work is synchronised before the clock is read.
+    max_foreign_load: a sample during which other processes used more than this fraction of all
+        cores is measured again, up to ``MAX_RETRIES`` times; needs blocks of 0.1 s or more. None
+        keeps every sample.
 
     Returns one row per contender, in the given order, with ``contender``, ``median_s``,
-    ``q25_s``, ``q75_s``, ``min_s`` (seconds per call) and ``repeats``; the raw samples, seconds
-    per call by round, are in ``frame.attrs["samples"][name]``.
+    ``q25_s``, ``q75_s``, ``min_s`` (seconds per call) and ``repeats``; with ``max_foreign_load``
+    also ``discarded`` (blocks measured again) and ``disturbed`` (samples that were still above it
+    after the last retry, and are kept). The raw samples, seconds per call by round, are in
+    ``frame.attrs["samples"][name]``.
     """
-    _check(contenders, repeats, warmup, min_block_seconds)
+    _check(contenders, repeats, warmup, min_block_seconds, max_foreign_load)
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
     names = list(contenders)
     calls = {
@@ -60,12 +72,23 @@ def compare(
         for name, run in contenders.items()
     }
     samples: dict[str, list[float]] = {name: [] for name in names}
+    loads: dict[str, list[float]] = {name: [] for name in names}  # of every block, kept or not
     with _no_garbage_collection():
         for turn in range(repeats):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                samples[name].append(_block(contenders[name], wait, calls[name]))
+                run = contenders[name]
+                if max_foreign_load is None:
+                    samples[name].append(_block(run, wait, calls[name]))
+                else:
+                    seconds, seen = _quiet_block(run, wait, calls[name], max_foreign_load)
+                    samples[name].append(seconds)
+                    loads[name] += seen
     frame = pd.DataFrame([_summary(name, samples[name]) for name in names])
+    if max_foreign_load is not None:
+        above = [sum(load > max_foreign_load for load in loads[name]) for name in names]
+        frame["discarded"] = [len(loads[name]) - repeats for name in names]
+        frame["disturbed"] = np.array(above) - frame["discarded"]
     frame.attrs["samples"] = samples
     return frame
 
@@ -89,6 +112,7 @@ def _check(
     repeats: int,
     warmup: int,
     min_block_seconds: float,
+    max_foreign_load: float | None,
 ) -> None:
     if not contenders:
         raise ValueError("contenders is empty; give at least one name -> function")
@@ -98,6 +122,15 @@ def _check(
         raise ValueError(f"warmup must not be negative, got {warmup}")
     if min_block_seconds < 0:
         raise ValueError(f"min_block_seconds must not be negative, got {min_block_seconds}")
+    if max_foreign_load is None:
+        return
+    if not 0 < max_foreign_load < 1:
+        raise ValueError(f"max_foreign_load must lie between 0 and 1, got {max_foreign_load}")
+    if min_block_seconds < MIN_WATCHED_SECONDS:
+        raise ValueError(
+            f"with max_foreign_load, min_block_seconds must be at least {MIN_WATCHED_SECONDS}, "
+            f"got {min_block_seconds}"
+        )
 
 
 def _calls_per_block(
@@ -123,6 +156,31 @@ def _block(run: Callable[[], object], wait: Callable[[], None], calls: int) -> f
     wait()
     # A clock tick, so that a block faster than the clock's resolution still has a length.
     return max(time.perf_counter() - start, 1e-9) / calls
+
+
+def _quiet_block(
+    run: Callable[[], object], wait: Callable[[], None], calls: int, max_foreign_load: float
+) -> tuple[float, list[float]]:
+    """Seconds per call of the first block that others left alone, or of the last try; the share of
+    the cores that others used during each."""
+    loads: list[float] = []
+    while True:
+        before = _processor_seconds()
+        seconds = _block(run, wait, calls)
+        busy, own = (b - a for a, b in zip(before, _processor_seconds(), strict=True))
+        loads.append((busy - own) / (seconds * calls * psutil.cpu_count()))
+        if loads[-1] <= max_foreign_load or len(loads) > MAX_RETRIES:
+            return seconds, loads
+
+
+def _processor_seconds() -> tuple[float, float]:
+    """Used so far by everyone on this machine (and by its host, where that is told), and by this
+    process."""
+    times = psutil.cpu_times()
+    busy = sum(
+        getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal")
+    )
+    return busy, time.process_time()
 
 
 def _summary(name: str, seconds: list[float]) -> dict[str, object]:

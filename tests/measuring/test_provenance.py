@@ -31,3 +31,10 @@ def test_commit_says_when_files_differ(tmp_path):
     assert len(commit) == 40
     (tmp_path / "file").write_text("b")
     assert git_commit(tmp_path) == commit + "+"
+
+
+def test_the_allocators_settings_are_told(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    assert environment()["allocator"]["MALLOC_MMAP_MAX_"] == "0"
+    monkeypatch.delenv("MALLOC_MMAP_MAX_")
+    assert "MALLOC_MMAP_MAX_" not in environment()["allocator"]
