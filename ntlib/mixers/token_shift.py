@@ -18,4 +18,4 @@ def token_shift(
     """The sequence one position later, `last` (None: zeros) in front; and x's last token, which is
     the `last` of what follows."""
     first = x.new_zeros(x.shape[0], 1, x.shape[2]) if last is None else last[:, None].to(x.dtype)
-    return torch.cat([first, x[:, :-1]], dim=1), x[:, -1]
+    return torch.cat([first, x[:, :-1]], dim=1), x[:, -1].clone()  # a view would keep all of x

@@ -14,7 +14,11 @@ D_MODEL = 24
 
 def build(config: MixerConfig, dtype=torch.float64) -> Mixer:
     mixer = config.build(D_MODEL)
-    mixer.reset_parameters(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    mixer.reset_parameters(generator)
+    for parameter in mixer.parameters():
+        if not parameter.any():  # what starts at zero would hide all that it multiplies
+            torch.nn.init.normal_(parameter, std=D_MODEL**-0.5, generator=generator)
     return mixer.to(dtype)
 
 

@@ -7,6 +7,8 @@ from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 from tests.mixers import battery
 
 CONFIGS = {
@@ -22,6 +24,11 @@ CONFIGS = {
     "retention, row normalisation": RetentionConfig(
         n_heads=3, chunk_size=4, row_normalisation=True, decay="experiments"
     ),
+    "RWKV-4": RWKV4Config(layer=1, n_layers=3),
+    "RWKV-4, channel mix": ChannelMixConfig(version=4),
+    "RWKV-5, channel mix": ChannelMixConfig(version=5),
+    "RWKV-6, channel mix": ChannelMixConfig(version=6, layer=1, n_layers=3),
+    "RWKV-7, channel mix": ChannelMixConfig(version=7),
 }
 
 
