@@ -19,8 +19,8 @@ from torch import Tensor
 def rwkv_logits(weights: dict[str, Tensor], tokens: list[int], version: int):
     """Logits (len(tokens), vocabulary) of the package, read token by token and as one prompt.
 
-    `weights` has the names and shapes of an official .pth file; `version` is 4, 5, 6 or 7. Heads
-    must be 64 wide in version 5 to 7. Skips the test where the package is not installed.
+    `weights` has the names and shapes of an official .pth file; `version` is 4, 5, 6 or 7. Skips
+    the test where the package is not installed.
     """
     if importlib.util.find_spec("rwkv") is None:
         pytest.skip("rwkv is not installed (make test installs it from benchmarks/)")
