@@ -1,4 +1,4 @@
-"""`python -m ntlib`: execute the chapters, render the book, check what is committed."""
+"""`python -m ntlib`: execute the chapters, render the book, check what is committed; generate."""
 
 from pathlib import Path
 
@@ -124,6 +124,49 @@ def record(layout, name) -> None:
         click.echo(run(name, layout.root / "_build" / "records"))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+@main.command()
+@click.option(
+    "--weights",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="RWKV-4, 5.2, 6 or 7: a .pth file as its author releases them, or safetensors.",
+)
+@click.option("--prompt", required=True, help="The text to continue.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A World vocabulary (.txt) or a tokenizer.json; World's own is found if rwkv is there.",
+)
+@click.option("--tokens", default=100, show_default=True, help="New tokens, at most.")
+@click.option("--temperature", default=1.0, show_default=True, help="0: always the most probable.")
+@click.option("--top-p", default=0.7, show_default=True, help="Share of probability kept.")
+@click.option("--seed", default=0, show_default=True, help="Another seed, another text.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of weights and activations; states are float32.",
+)
+def generate(weights, prompt, tokenizer, tokens, temperature, top_p, seed, dtype) -> None:
+    """Continue a text with a published RWKV; the text streams, tokens per second at the end."""
+    from ntlib.models.completion import complete
+    from ntlib.models.generation import Sampling
+
+    options = {"tokenizer": tokenizer, "n_tokens": tokens, "seed": seed, "dtype": dtype}
+    try:
+        sampling = Sampling(temperature, top_p=top_p)
+        completion = complete(weights, prompt, sampling=sampling, **options)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        for text in completion:
+            click.echo(text, nl=False)
+    finally:
+        click.echo()
+        click.echo(completion.speed, err=True)
 
 
 @main.command()

@@ -36,15 +36,27 @@ class Sampling:
         """The distribution that tokens are drawn from: one-hot if greedy."""
         if self.temperature == 0:
             return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-        ranked, order = (logits / self.temperature).sort(descending=True, dim=-1)
+        p = (logits / self.temperature).softmax(-1)
+        if self.top_k is None and self.top_p is None:
+            return p
+        ranked, order = p.topk(self._candidates(p), dim=-1)
         if self.top_k is not None:
-            ranked[:, self.top_k :] = -torch.inf
-        p = ranked.softmax(-1)
+            ranked = ranked / ranked.sum(-1, keepdim=True)
         if self.top_p is not None:
-            p = p.masked_fill(
-                p.cumsum(-1) - p >= self.top_p, 0
-            )  # a token stays if those before it do not reach p
-        return torch.zeros_like(p).scatter(-1, order, p / p.sum(-1, keepdim=True))
+            # a token stays if those before it do not reach top_p
+            ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= self.top_p, 0)
+        return torch.zeros_like(p).scatter(-1, order, ranked / ranked.sum(-1, keepdim=True))
+
+    def _candidates(self, p: Float[Tensor, "batch vocab"]) -> int:
+        """How many of the most probable tokens to rank: few of a large vocabulary.
+
+        All tokens below (1 - top_p) / vocab together are less than 1 - top_p: they come after
+        those that reach top_p.
+        """
+        vocab = p.shape[-1]
+        if self.top_k is not None:
+            return min(self.top_k, vocab)
+        return max(1, int((p >= (1 - self.top_p) / vocab).sum(-1).max()))
 
 
 @torch.no_grad()

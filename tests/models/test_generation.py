@@ -40,6 +40,22 @@ def test_top_p_keeps_the_fewest_that_reach_p(p, kept):
     assert torch.isclose(probabilities.sum(), torch.tensor(1.0))
 
 
+@pytest.mark.parametrize("top_k", [None, 300, 10**6])
+@pytest.mark.parametrize("top_p", [0.1, 0.7, 0.999, 1.0, None])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
+def test_ranking_few_candidates_of_many_is_ranking_all(top_k, top_p, spread):
+    logits = spread * torch.randn(
+        3, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    for row, got in zip(logits, Sampling(0.8, top_k, top_p).probabilities(logits), strict=True):
+        ranked, order = (row / 0.8).sort(descending=True)
+        p = ranked[:top_k].softmax(-1)
+        kept = int((p.cumsum(-1) - p < (top_p or 2)).sum())
+        expected = torch.zeros_like(row)
+        expected[order[:kept]] = p[:kept] / p[:kept].sum()
+        assert torch.allclose(got, expected, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     "mixer", [AttentionConfig(2), RetentionConfig(2, chunk_size=4)], ids=["attention", "retention"]
 )

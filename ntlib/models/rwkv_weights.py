@@ -1,0 +1,159 @@
+"""Published RWKV weights, version 4, 5.2, 6 and 7, into our model.
+
+Our parameters carry the names of the author's .pth files, so that loading is: find out the version
+and all sizes from names and shapes, compare every name and shape with what a model of that version
+and size has, and put the tensors in place without a copy. Tensors are found by name: released files
+of version 7 store them in another order than freshly trained ones.
+
+`transformers` (its `rwkv` models are version 4) renames the parts: see `_OFFICIAL`. What it saved
+after `model.eval()` has its output and value matrices divided by 2 every 6 layers, which no file
+tells; save before.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.models.rwkv import RWKV, RWKVConfig
+from ntlib.models.weight_files import read_tensors
+
+# names of transformers' parts -> the author's
+_OFFICIAL = {
+    "rwkv.embeddings.": "emb.",
+    "rwkv.": "",
+    ".pre_ln.": ".ln0.",
+    ".attention.": ".att.",
+    ".feed_forward.": ".ffn.",
+    "time_mix_key": "time_mix_k",
+    "time_mix_value": "time_mix_v",
+    "time_mix_receptance": "time_mix_r",
+}
+# Parameters of block 0 that are in some files although nothing reads them: the value residual mixes
+# in the values of block 0 itself.
+_UNUSED = {f"blocks.0.att.v{i}" for i in range(3)}
+
+
+def load_rwkv(path: Path, dtype: torch.dtype | None = None) -> RWKV:
+    """The model in a .pth or safetensors file, its tensors mapped from the file.
+
+    With `dtype`, they are converted. Raises ValueError that says what is wrong with the file; see
+    `read_tensors` and `from_tensors`.
+    """
+    weights = read_tensors(path)
+    try:
+        return from_tensors(weights, dtype)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def from_tensors(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> RWKV:
+    """A model that holds these tensors; without `dtype` in the widest type that occurs.
+
+    Raises ValueError if the version cannot be told, and one that lists all names that are missing
+    or unexpected and all shapes that are wrong.
+    """
+    weights = _official_names(weights)
+    if numbers := sorted(n for n, x in weights.items() if not x.is_floating_point()):
+        raise ValueError(
+            f"weights must be floating-point numbers (quantised files are not read); these are "
+            f"not: {_some(numbers)}"
+        )
+    config = infer_config(weights)
+    with torch.device("meta"):
+        model = RWKV(config)
+    if config.version == 7:
+        weights = {name: x for name, x in weights.items() if name not in _UNUSED}
+    _check({name: tuple(x.shape) for name, x in model.state_dict().items()}, weights, config)
+    if dtype is None:
+        dtypes = {x.dtype for x in weights.values()}
+        while len(dtypes) > 1:
+            dtypes.add(torch.promote_types(dtypes.pop(), dtypes.pop()))
+        (dtype,) = dtypes
+    model.load_state_dict({name: x.to(dtype) for name, x in weights.items()}, assign=True)
+    return model.requires_grad_().eval()
+
+
+def infer_config(weights: Mapping[str, Tensor]) -> RWKVConfig:
+    """Version and sizes from names and shapes alone.
+
+    Raises ValueError if the blocks are those of no version that we know, or if a parameter whose
+    shape fixes a size is in none of them.
+    """
+    blocks = {int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))}
+    return RWKVConfig(
+        vocab_size=_size(weights, "emb.weight", 0),
+        d_model=_size(weights, "emb.weight", 1),
+        # a number beyond all others would be an error of one name, not of a million layers
+        n_layers=min(max(blocks, default=0) + 1, len(weights)),
+        mixer=_MIXERS[_version(weights)](weights),
+        ffn_dim=_size(weights, "ffn.key.weight", 0),
+    )
+
+
+def _version(weights: Mapping[str, Tensor]) -> int:
+    """Told by names that one version alone has."""
+    names = {name.split(".", 2)[2] for name in weights if re.match(r"blocks\.\d+\.att\.", name)}
+    marks = {7: "att.x_r", 6: "att.time_maa_x", 5: "att.time_faaaa", 4: "att.time_mix_r"}
+    version = next((version for version, mark in marks.items() if mark in names), None)
+    if version is None:
+        raise ValueError(
+            "these are no RWKV weights of version 4, 5.2, 6 or 7: no block has "
+            f"{', '.join(marks.values())}; names begin {_some(list(weights), 4)}"
+        )
+    if version == 4 and "att.ln_x.weight" in names:
+        raise ValueError("these are weights of RWKV 5.0 or 5.1, early forms that are not supported")
+    return version
+
+
+def _size(weights: Mapping[str, Tensor], name: str, dim: int, default: int | None = None) -> int:
+    """Size `dim` of a parameter, as most of the blocks that have it say."""
+    found = [x for key, x in weights.items() if re.fullmatch(rf"(blocks\.\d+\.)?{name}", key)]
+    sizes = Counter(x.shape[dim] for x in found if x.dim() > dim)
+    if not sizes and default is None:
+        raise ValueError(f"{name} is missing: its shape tells a size of the model")
+    return sizes.most_common(1)[0][0] if sizes else default
+
+
+# the time mix of each version, its sizes read from the weights
+_MIXERS = {
+    4: lambda weights: RWKV4Config(),
+}
+
+
+def _check(expected: Mapping[str, tuple], weights: Mapping[str, Tensor], config: RWKVConfig):
+    """Raise one ValueError with all differences."""
+    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if missing or unexpected or wrong:
+        parts = {"missing": sorted(missing), "unexpected": sorted(unexpected), "wrong shape": wrong}
+        raise ValueError(
+            f"weights do not fit an RWKV-{config.version} of {config.n_layers} layers, width "
+            f"{config.d_model}: "
+            + "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
+        )
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    """The first names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _official_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not any(name.startswith("rwkv.") for name in weights):
+        return dict(weights)
+    renamed = {}
+    for name, tensor in weights.items():
+        for theirs, official in _OFFICIAL.items():
+            name = name.replace(theirs, official)
+        renamed[name] = tensor
+    return renamed
