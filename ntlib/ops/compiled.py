@@ -56,7 +56,11 @@ def kernel(function: Callable) -> Callable:
     )
 
     def call(*arguments):
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        # where numba runs on OpenMP, its first call sets the number of threads of torch, too
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         return compiled(*arguments)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__

@@ -66,3 +66,13 @@ def test_the_switch_in_the_environment(value, expected):
         check=True,
     )
     assert run.stdout.strip() == expected
+
+
+def test_the_first_kernel_leaves_torch_its_threads():
+    code = (
+        "import torch; from ntlib.ops.wkv import wkv; torch.set_num_threads(1);"
+        "x = torch.zeros(1, 2, 4); wkv(x, x, -x[0, 0], x[0, 0], form='compiled');"
+        "print(torch.get_num_threads())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "1"
