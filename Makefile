@@ -4,6 +4,7 @@
 
 PROFILE ?= book
 ONLY ?=
+OPTIONS ?=
 ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
 PYTHON := $(ENVIRONMENT)/bin/python
 PINS := requirements.txt benchmarks/requirements.txt pyproject.toml
@@ -19,7 +20,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book html notebooks test lint unit smoke nbval pages format environment peers clean
+.PHONY: help book html notebooks test lint unit smoke nbval pages bench format environment peers clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -62,6 +63,9 @@ nbval: environment ## rerun every notebook against its committed outputs
 pages: environment ## look at the rendered pages, also in a browser where there is one
 	$(PYTEST) tests/pages
 
+bench: environment peers ## time every operator and mixer beside others' (an hour, best on an idle machine): make bench OPTIONS=--help
+	"$(PYTHON)" -m benchmarks.operators $(OPTIONS)
+
 environment:
 	@test -f "$(READERS)" || { \
 	  sh .ci/environment "$(ENVIRONMENT)" && \
@@ -76,4 +80,4 @@ peers: environment
 
 clean: ## remove what was built and compiled, keep the environment
 	rm -rf _build
-	rm -f ntlib/ops/__pycache__/*.nb[ic]
+	rm -f ntlib/ops/__pycache__/*.nb[ic] benchmarks/__pycache__/*.nb[ic]
