@@ -41,7 +41,7 @@ def _reason(error: Exception) -> str:
     """Torch's own message tells how to run the code in a file, which is no advice to give."""
     message = str(error)
     if isinstance(error, pickle.UnpicklingError):
-        if named := re.search(r"GLOBAL (\S+)", message):
+        if named := re.search(r"GLOBAL (\w+(?:\.\w+)+) ", message):
             return (
                 f"holds more than tensors: loading it would run code, {named[1]}. It was not run."
             )
