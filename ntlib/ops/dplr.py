@@ -1,0 +1,195 @@
+"""S4's systems: a diagonal matrix plus one of low rank (DPLR), in O(states) per step and per node.
+
+    A = diag(poles) - p p*,   bilinear rule:  h_t = a h_{t-1} + b_bar u_t,   y_t = 2 Re(c . h_t)  (1)
+
+| here             | S4 (2111.00396)                                                          |
+| ---------------- | ------------------------------------------------------------------------ |
+| poles, p, b, c   | Lambda, P = Q, B, C of Theorem 1, in the basis where the normal part is  |
+|                  | diagonal                                                                 |
+| dt               | Delta                                                                    |
+| c_tilde          | C-tilde = C (1 - A-bar^L), App. C.3; what the paper's layer learns       |
+| dplr_kernel      | Algorithm 1: generating function, Woodbury, Cauchy, inverse FFT          |
+| dplr_step        | the recurrence of App. C.2                                               |
+
+Tensors hold one of every conjugate pair of states, so sums over states are 2 Re(...) or run over
+both halves; `p p*` mixes the halves, and a is linear over the reals only. `rank` comes first in p:
+1 for HiPPO-LegS, 2 for HiPPO-LegT.
+"""
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# Nodes of the generating function taken at a time: bounds memory to this times (channels, states).
+NODES_AT_ONCE = 2048
+
+
+def dplr_kernel(
+    dt: Float[Tensor, " channels"],
+    poles: Complex[Tensor, "channels states"],
+    p: Complex[Tensor, "rank channels states"],
+    b: Complex[Tensor, "*batch channels states"],
+    c_tilde: Complex[Tensor, "channels states"],
+    length: int,
+) -> Float[Tensor, "*batch channels length"]:
+    """S4's Algorithm 1: K of the bilinear system of A = diag(poles) - p p*, of which one of every
+    conjugate pair is given, from c_tilde = c (1 - a^length) (see `c_tilde_from_c`).
+
+    The generating function sum_l K_l w^l at the roots of unity w_j = e^(-2 pi i j / length) is
+    c_tilde (1 - a w)^-1 b = 2 / (1 + w) c_tilde (g - A)^-1 b with g = 2 / dt (1 - w) / (1 + w); the
+    inverse of diagonal plus low rank by Woodbury's identity, its diagonal parts sums of Cauchy's
+    kind, sum_n u_n v_n / (g - poles_n). An inverse FFT gives K.
+
+    With theta = 2 pi j / length, cos = cos(theta / 2), sin = sin(theta / 2) numerator and
+    denominator are multiplied by dt cos: 2 / (1 + w) / (g - pole) = dt e^(i theta / 2) /
+    (2 i sin - dt cos pole). So w = -1, where g is infinite, is a node like any other.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    batch = b.shape[:-2]
+    inputs = torch.cat([b.reshape(-1, *b.shape[-2:]), p])  # columns the inverse is applied to
+    rows = torch.cat([c_tilde[None], p.conj()])
+    weights = torch.einsum("rcn,icn->crin", rows, inputs)  # (channels, 1 + rank, inputs, states)
+    half_angle = math.pi / length * torch.arange(length // 2 + 1, device=dt.device).double()
+    spectrum = []
+    for angles in half_angle.split(NODES_AT_ONCE):
+        arguments = (dt, poles, weights, angles, len(p))
+        many = len(half_angle) > NODES_AT_ONCE and torch.is_grad_enabled()
+        spectrum.append(
+            checkpoint(_generating_function, *arguments, use_reentrant=False)
+            if many  # what the backward pass needs is computed again, block by block
+            else _generating_function(*arguments)
+        )
+    kernel = torch.fft.irfft(torch.cat(spectrum, dim=-1), n=length)
+    return kernel.transpose(0, 1).reshape(*batch, *kernel.shape[::2])
+
+
+def _generating_function(dt, poles, weights, half_angle, rank):
+    """Values at some nodes, (channels, inputs, nodes)."""
+    cosine, sine = half_angle.cos().to(dt.dtype), half_angle.sin().to(dt.dtype)
+    both = torch.cat([poles, poles.conj()], dim=-1)
+    scaled = dt[:, None, None] * cosine
+    resolvent = dt[:, None, None] / torch.complex(
+        -scaled * both.real[..., None], 2 * sine - scaled * both.imag[..., None]
+    )
+    weights = torch.cat([weights, weights.conj()], dim=-1)
+    sums = (weights.flatten(1, 2) @ resolvent).unflatten(1, weights.shape[1:3])
+    # Cauchy sums with cos instead of e^(i theta / 2) are those with p* on the left
+    turn = torch.complex(cosine, sine)
+    inputs = weights.shape[2] - rank
+    low = cosine * sums[:, 1:]  # (channels, rank, inputs + rank, nodes)
+    middle = torch.eye(rank, dtype=sums.dtype, device=dt.device)[..., None] + low[:, :, inputs:]
+    correction = torch.linalg.solve(
+        middle.permute(0, 3, 1, 2), low[:, :, :inputs].permute(0, 3, 1, 2)
+    )  # (channels, nodes, rank, inputs)
+    return turn * (
+        sums[:, 0, :inputs] - torch.einsum("crj,cjri->cij", sums[:, 0, inputs:], correction)
+    )
+
+
+def discretise_dplr(
+    dt: Float[Tensor, " channels"],
+    poles: Complex[Tensor, "channels states"],
+    p: Complex[Tensor, "rank channels states"],
+    b: Complex[Tensor, "channels states"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The bilinear rule for A = diag(poles) - p p* gives a matrix of the same kind:
+
+        a = diag(d) - v q,   d = (1 + z/2) / (1 - z/2),  z = dt poles,   v = p / (1 - z/2),
+        q = 2 (2 / dt + p* v)^-1 p* / (1 - z/2)
+
+    Returns d (channels, states), v, q (rank, channels, states), b-bar (channels, states), for
+    `dplr_step`.
+    """
+    inverse = 1 / (1 - dt[:, None] * poles / 2)
+    v, left = p * inverse, p.conj() * inverse
+    middle = 2 * torch.einsum("rcn,scn->crs", p.conj(), v).real
+    middle = middle + torch.diag_embed((2 / dt)[:, None].expand(middle.shape[:2]))
+    q = 2 * torch.linalg.solve(middle.to(p.dtype), left.transpose(0, 1)).transpose(0, 1)
+    b_bar = dt[:, None] * (inverse * b - _low_rank(v, q / 2, b))
+    return 2 * inverse - 1, v, q, b_bar
+
+
+def dplr_step(
+    system: tuple[Tensor, Tensor, Tensor, Tensor],
+    u: Float[Tensor, "*batch channels"],
+    h: Complex[Tensor, "*batch channels states"],
+) -> Complex[Tensor, "*batch channels states"]:
+    """h_t of (1) in O(states): the state holds one of every conjugate pair."""
+    d, v, q, b = system
+    return d * h - _low_rank(v, q, h) + b * u[..., None]
+
+
+def _low_rank(v, q, h):
+    """v q h, where the sum over states runs over both halves of the pairs."""
+    return torch.einsum(
+        "rcn,...rc->...cn", v, 2 * torch.einsum("rcn,...cn->...rc", q, h).real.to(v.dtype)
+    )
+
+
+def dplr_dense(
+    system: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> tuple[Float[Tensor, "channels size size"], Float[Tensor, "channels size"]]:
+    """The system of `discretise_dplr` as a real matrix and vector: size = 2 states, real parts of h
+    first, then imaginary parts."""
+    d, v, q, b = system
+    channels, states = d.shape
+    eye = torch.eye(states, dtype=d.dtype, device=d.device)
+    basis = torch.cat([eye, 1j * eye])[:, None].expand(-1, channels, -1)
+    columns = dplr_step((d, v, q, b), basis.real.new_zeros(2 * states, channels), basis)
+    return as_real(columns).permute(1, 2, 0), as_real(b)
+
+
+def c_tilde_from_c(
+    system: tuple[Tensor, Tensor, Tensor, Tensor],
+    c: Complex[Tensor, "channels states"],
+    length: int,
+) -> Complex[Tensor, "channels states"]:
+    """c (1 - a^length), which makes a sum over all time one over `length` steps."""
+    return _apply_row(c, dplr_dense(system)[0], length, -1)
+
+
+def c_from_c_tilde(
+    system: tuple[Tensor, Tensor, Tensor, Tensor],
+    c_tilde: Complex[Tensor, "channels states"],
+    length: int,
+) -> Complex[Tensor, "channels states"]:
+    """The inverse of `c_tilde_from_c`: needed by the recurrence."""
+    a = torch.linalg.matrix_power(dplr_dense(system)[0], length)
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    row = torch.linalg.solve((eye - a).transpose(-1, -2), _as_row(c_tilde))
+    return _from_row(row)
+
+
+def double_c_tilde(
+    system: tuple[Tensor, Tensor, Tensor, Tensor],
+    c_tilde: Complex[Tensor, "channels states"],
+    length: int,
+) -> Complex[Tensor, "channels states"]:
+    """c_tilde for twice the length: c (1 - a^2L) = c (1 - a^L) (1 + a^L)."""
+    return _apply_row(c_tilde, dplr_dense(system)[0], length, 1)
+
+
+def _apply_row(c, a, length, sign):
+    row = _as_row(c)
+    return _from_row(
+        row
+        + sign * (torch.linalg.matrix_power(a, length).transpose(-1, -2) @ row[..., None])[..., 0]
+    )
+
+
+def as_real(h: Complex[Tensor, "*batch states"]) -> Float[Tensor, "*batch size"]:
+    return torch.cat([h.real, h.imag], dim=-1)
+
+
+def _as_row(c):
+    """2 Re(c . h) as a product with the real form of h."""
+    return 2 * torch.cat([c.real, -c.imag], dim=-1)
+
+
+def _from_row(row):
+    real, imaginary = row.chunk(2, dim=-1)
+    return torch.complex(real, -imaginary) / 2
