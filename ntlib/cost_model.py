@@ -192,5 +192,5 @@ def _block_parameters(config: ModelConfig) -> int:
     return (
         mixer_cost(config.mixer, config.d_model).parameters
         + _ffn_parameters(config)
-        + 2 * config.d_model
+        + config.d_model * (2 if config.ffn_dim else 1)  # norms
     )

@@ -31,7 +31,7 @@ def config_of(mixer):
 
 
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
-@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"ffn": "gelu"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"ffn": "gelu"}, {"ffn_dim": 0}], ids=str)
 def test_parameters_are_those_of_the_model(mixer, changes):
     config = replace(config_of(mixer), **changes)
     model = LanguageModel(config)

@@ -4,7 +4,7 @@
     head(norm(h))
 
 Pre-norm with RMSNorm (1910.07467) and SwiGLU (2002.05202), the skeleton of Llama (2302.13971) and
-of RetNet's released code.
+of RetNet's released code. Without feed-forward layers it is that of Mamba (2312.00752, Sec. 3.4).
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,10 @@ class ModelConfig:
 
     vocab_size: int  # 256 for bytes
     d_model: int  # width of the residual stream
-    n_layers: int  # blocks, each one mixer and one feed-forward layer
+    n_layers: int  # blocks, each one mixer and one feed-forward layer, if there is one
     mixer: MixerConfig  # what moves information along the sequence
-    # hidden width of the feed-forward layer; 8/3 d_model costs as much as a plain one of 4 d_model
+    # hidden width of the feed-forward layer; 8/3 d_model costs as much as a plain one of 4 d_model;
+    # 0: no such layer, as in Mamba
     ffn_dim: int
     # "swiglu" or "geglu" (three matrices; RetNet's code takes the latter), "gelu" (two; RetNet's
     # paper)
@@ -69,18 +70,21 @@ class Block(nn.Module):
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.mixer = config.mixer.build(config.d_model)
-        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.ffn = FeedForward(config.d_model, config.ffn_dim, config.ffn)
+        self.ffn = None
+        if config.ffn_dim:
+            self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+            self.ffn = FeedForward(config.d_model, config.ffn_dim, config.ffn)
 
     def forward(self, h, state=None):
         mixed, state = self.mixer(self.mixer_norm(h), state)
-        h = h + mixed
-        return h + self.ffn(self.ffn_norm(h)), state
+        return self._feed_forward(h + mixed), state
 
     def step(self, h, state):
         mixed, state = self.mixer.step(self.mixer_norm(h), state)
-        h = h + mixed
-        return h + self.ffn(self.ffn_norm(h)), state
+        return self._feed_forward(h + mixed), state
+
+    def _feed_forward(self, h):
+        return h if self.ffn is None else h + self.ffn(self.ffn_norm(h))
 
 
 class LanguageModel(nn.Module):
@@ -101,13 +105,16 @@ class LanguageModel(nn.Module):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Unit-variance maps everywhere; what writes into the residual stream is divided by sqrt(2
-        n_layers) (GPT-2)."""
-        d_model, shrink = self.config.d_model, (2 * self.config.n_layers) ** -0.5
+        """Unit-variance maps everywhere; what writes into the residual stream is divided by the
+        root of how often that happens: sqrt(2 n_layers) with feed-forward layers (GPT-2)."""
+        d_model, layers_per_block = self.config.d_model, 2 if self.config.ffn_dim else 1
+        shrink = (layers_per_block * self.config.n_layers) ** -0.5
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5, generator=generator)
         nn.init.normal_(self.head.weight, std=d_model**-0.5, generator=generator)
         for block in self.blocks:
             block.mixer.reset_parameters(generator, residual_scale=shrink)
+            if block.ffn is None:
+                continue
             for linear in filter(None, (block.ffn.up, block.ffn.gate)):
                 nn.init.normal_(linear.weight, std=d_model**-0.5, generator=generator)
             nn.init.normal_(

@@ -26,9 +26,10 @@ def tokens(*shape):
 
 
 @pytest.mark.parametrize("mixer", MIXERS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("ffn_dim", [24, 0])
 @torch.no_grad()
-def test_prefill_and_steps_continue_each_other(mixer):
-    model, text = model_of(mixer), tokens(2, 12)
+def test_prefill_and_steps_continue_each_other(mixer, ffn_dim):
+    model, text = model_of(mixer, ffn_dim=ffn_dim), tokens(2, 12)
     whole, _ = model(text)
     logits, states = model(text[:, :5], model.init_states(2, capacity=12))
     assert torch.allclose(logits, whole[:, :5])
@@ -51,6 +52,15 @@ def test_initial_logits_are_small_and_loss_is_that_of_guessing():
     model = model_of(MIXERS[0], d_model=64, ffn_dim=128)
     logits, _ = model(tokens(8, 32))
     assert 0.5 < logits.std() < 2
+
+
+def test_without_feed_forward_layers_the_mixers_write_alone():
+    model = model_of(MIXERS[0], ffn_dim=0)
+    assert not [name for name, _ in model.named_parameters() if "ffn" in name]
+    # n_layers instead of 2 n_layers write into the residual stream
+    wide = [model_of(MIXERS[0], d_model=256, ffn_dim=dim).blocks[0].mixer.o for dim in (0, 24)]
+    ratio = (wide[0].weight.std() / wide[1].weight.std()).item()
+    assert ratio == pytest.approx(2**0.5, rel=0.02)
 
 
 def test_tied_embeddings_are_counted_once():
