@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ntlib.mixers.protocol import MixerConfig
 D_MODEL = 256
 DECODE_STEPS = 32
 CONTEXT = 1024  # tokens that attention has read before the decoding steps that are timed
+SHAPES = ((4, 1024), (1, 4096))  # sequences, tokens
 SEED = 0
 
 
@@ -47,18 +49,24 @@ def ours(config: MixerConfig, d_model: int = D_MODEL) -> Contender:
         _, after = mixer(sequences(1, CONTEXT, d_model), start)
     # all that is there is read; a state of constant size is written, too
     traffic = tensor_bytes(after) + tensor_bytes(mixer.init_state(1))
+    decoder = decoder_of(mixer.step, after)
+    return Contender(lambda x: mixer(x)[0], list(mixer.parameters()), decoder, traffic)
+
+
+def decoder_of(step: Callable[[Tensor, Any], tuple[Tensor, Any]], start: Any):
+    """A Contender's decoder from a function (x_t, state) -> (y_t, state)."""
 
     def decoder():
-        state = after
+        state = start
 
-        def step(x_t):
+        def advance(x_t):
             nonlocal state
-            y_t, state = mixer.step(x_t, state)
+            y_t, state = step(x_t, state)
             return y_t
 
-        return step
+        return advance
 
-    return Contender(lambda x: mixer(x)[0], list(mixer.parameters()), decoder, traffic)
+    return decoder
 
 
 def forward_call(contender: Contender, *inputs: Tensor) -> Callable[[], object]:

@@ -1,18 +1,28 @@
-"""Whole mixers at width 256, projections included: ours, and others' with the same sizes."""
+"""Whole mixers at width 256, projections included: ours, and others' with the same sizes.
+
+The `rwkv` package offers whole models only. So versions of RWKV come twice: the time mix beside
+attention, and a model of one block beside the package's.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks import peers
-from benchmarks.contenders import Contender, ours
-from benchmarks.limits import Work
-from benchmarks.operator_cases import OPERATORS, WIDTH
-from ntlib.mixers.attention import AttentionConfig
-from ntlib.mixers.retention import RetentionConfig
+import torch
 
-FIXED = OPERATORS["linear attention, fixed decay per head"]
+from benchmarks import peers
+from benchmarks.contenders import D_MODEL, SHAPES, Contender, decoder_of, generator, ours
+from benchmarks.limits import Work
+from benchmarks.operator_cases import OPERATORS, WIDTH, Operator
+from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.protocol import MixerConfig
+from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.models.rwkv import RWKVConfig
+
+BLOCK_SHAPES = ((1, 1024), (1, 4096))  # the package reads one sequence at a time
+VOCABULARY = 64
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,8 @@ class Mixer:
     work: Callable[[int], Work]
     training_work: Callable[[int], Work]
     peers: dict[str, Callable[[], Contender]] = field(default_factory=dict)
+    shapes: tuple[tuple[int, int], ...] = SHAPES
+    part: str = "mixer"  # or "block": a model of one block, which attention alone is no measure of
 
 
 def attention() -> Contender:
@@ -31,17 +43,45 @@ def attention() -> Contender:
     return ours(AttentionConfig(4))
 
 
+def mixer(config: MixerConfig, operator: str, **rivals: Callable[[], Contender]) -> Mixer:
+    case = OPERATORS[operator]
+    return Mixer(partial(ours, config), case.work, case.training_work, rivals)
+
+
+def rwkv_block(version: int, config: MixerConfig, operator: str) -> Mixer:
+    """Both mixers, the embedding and a small head."""
+    case: Operator = OPERATORS[operator]
+    peer = {"rwkv package": partial(peers.rwkv_package, version)}
+    return Mixer(
+        partial(_rwkv_model, config), case.work, case.training_work, peer, BLOCK_SHAPES, "block"
+    )
+
+
+def _rwkv_model(config: MixerConfig) -> Contender:
+    model = RWKVConfig(VOCABULARY, D_MODEL, 1, config, ffn_dim=4 * D_MODEL).build(generator())
+    token = torch.ones(1, dtype=torch.long)
+
+    def forward(x):
+        return model(torch.ones(x.shape[:2], dtype=torch.long))[0]
+
+    def step(x_t, states):
+        return model.step(token, states)
+
+    return Contender(forward, list(model.parameters()), decoder_of(step, model.init_states(1)))
+
+
 def mixers(s4: Path | None = None, mega: Path | None = None) -> dict[str, Mixer]:
     """Name -> mixer; S4D and the moving average have peers where checkouts of their repositories
     are given."""
+    torchscale = {
+        f"torchscale, chunks of {n}": partial(peers.torchscale_retnet, n) for n in (64, 128)
+    }
     return {
-        "RetNet": Mixer(
-            partial(ours, RetentionConfig(4, value_dim=WIDTH)),
-            FIXED.work,
-            FIXED.training_work,
-            {
-                f"torchscale, chunks of {chunk}": partial(peers.torchscale_retnet, chunk)
-                for chunk in (64, 128)
-            },
+        "RetNet": mixer(
+            RetentionConfig(4, value_dim=WIDTH),
+            "linear attention, fixed decay per head",
+            **torchscale,
         ),
+        "RWKV-4": mixer(RWKV4Config(), "wkv", transformers=peers.transformers_rwkv4),
+        "RWKV-4 block": rwkv_block(4, RWKV4Config(), "wkv"),
     }

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.contenders import Contender, generator
+from benchmarks.contenders import SHAPES, Contender, generator
 from benchmarks.limits import Work
 from ntlib.ops.delta_rule import delta_rule
 from ntlib.ops.linear_attention import linear_attention
@@ -26,7 +26,6 @@ from tests.fla_peer import import_naive
 
 HEADS, D_HEAD = 4, 64
 CHANNELS, D_STATE = 512, 16  # Mamba's
-SHAPES = ((4, 1024), (1, 4096))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.limits import Limits, Work
 from benchmarks.mixer_cases import Mixer, attention, mixers
-from benchmarks.operator_cases import OPERATORS, SHAPES, Operator
+from benchmarks.operator_cases import OPERATORS, Operator
 from benchmarks.report import ATTENTION, OURS, Settings
 from ntlib import results
 
@@ -38,15 +38,17 @@ QUICK_SHAPE, QUICK_LENGTHS = (1, 256), (256, 512, 1024)
 
 def mixer_rows(name, mixer: Mixer, rivals, settings, limits, shapes) -> list[pd.DataFrame]:
     """Forward, training and decoding of one mixer."""
-    contenders = {OURS: mixer.ours(), **rivals, ATTENTION: attention()}
+    contenders = {OURS: mixer.ours(), **rivals}
+    if mixer.part == "mixer":
+        contenders[ATTENTION] = attention()
     parameters = sum(p.numel() for p in contenders[OURS].parameters)
     frames = []
-    for batch, length in shapes:
+    for batch, length in shapes or mixer.shapes:
         x, tokens = sequences(batch, length), batch * length
         # each parameter takes part in one multiply-add per token, in two more of the backward
         projections = Work(slots=tokens * parameters)
         able = {key: c for key, c in contenders.items() if batch == 1 or c.batches}
-        where = {"part": "mixer", "name": name, "batch": batch, "length": length}
+        where = {"part": mixer.part, "name": name, "batch": batch, "length": length}
         runs = {key: forward_call(c, x) for key, c in able.items()}
         work = mixer.work(tokens) + projections
         frames.append(rows(runs, where | {"phase": "forward"}, work, settings, limits))
@@ -54,7 +56,7 @@ def mixer_rows(name, mixer: Mixer, rivals, settings, limits, shapes) -> list[pd.
         work = mixer.training_work(tokens) + projections + projections + projections
         frames.append(rows(runs, where | {"phase": "training"}, work, settings, limits))
     runs = {key: decoding_call(c) for key, c in contenders.items() if c.decoder}
-    where = {"part": "mixer", "name": name, "batch": 1, "length": CONTEXT, "phase": "decoding"}
+    where = {"part": mixer.part, "name": name, "batch": 1, "length": CONTEXT, "phase": "decoding"}
     work = Work(slots=parameters, bytes=4 * parameters + contenders[OURS].state_traffic)
     return [*frames, rows(runs, where, work, settings, limits, per=DECODE_STEPS)]
 
@@ -97,7 +99,7 @@ def available(peers) -> dict[str, Contender]:
 def shape(context, parameter, values) -> list[tuple[int, int]]:
     """BATCHxLENGTH -> numbers."""
     try:
-        return [tuple(int(part) for part in value.split("x", 1)) for value in values]
+        return [(int(batch), int(length)) for batch, length in (v.split("x") for v in values)]
     except ValueError:
         raise click.BadParameter(f"shapes look like 4x1024, got {values}") from None
 
@@ -139,19 +141,21 @@ def main(
     click.echo(f"limits of this machine: {limits}")
 
     start, frames = time.perf_counter(), []
-    for part, table, measure, default in (
-        ("operators", OPERATORS, operator_rows, None),
-        ("mixers", mixers(s4, mega), mixer_rows, SHAPES),
+    for part, table, measure in (
+        ("operators", OPERATORS, operator_rows),
+        ("mixers", mixers(s4, mega), mixer_rows),
     ):
         for name, case in chosen(table).items() if part in parts else ():
             rivals = available(case.peers) if with_peers else {}
-            frames += measure(name, case, rivals, settings, limits, shapes or default)
+            frames += measure(name, case, rivals, settings, limits, shapes)
     if frames and directory:
         save("operators-speed", pd.concat(frames), report.COLUMNS, start, directory)
 
     if "scaling" in parts:
         start = time.perf_counter()
-        layers = {name: mixer.ours() for name, mixer in chosen(mixers()).items()}
+        layers = {
+            name: mixer.ours() for name, mixer in chosen(mixers()).items() if mixer.part == "mixer"
+        }
         lengths = QUICK_LENGTHS if quick else scaling.LENGTHS
         frame = scaling.measure(
             layers | {ATTENTION: attention()}, lengths, settings, max_seconds, click.echo

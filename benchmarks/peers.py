@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-from benchmarks.contenders import D_MODEL, Contender
+from benchmarks.contenders import D_MODEL, Contender, decoder_of
 from tests.rwkv_files import random_weights
 from tests.torchscale_peer import import_torchscale
 
@@ -25,17 +25,8 @@ def mambapy() -> Contender:
     config = MambaConfig(d_model=D_MODEL, n_layers=1)
     block = MambaBlock(config)
 
-    def decoder():
-        cache = (None, torch.zeros(1, config.d_inner, config.d_conv - 1))
-
-        def step(x_t):
-            nonlocal cache
-            y_t, cache = block.step(x_t, cache)
-            return y_t
-
-        return step
-
-    return Contender(block, list(block.parameters()), decoder)
+    empty = (None, torch.zeros(1, config.d_inner, config.d_conv - 1))
+    return Contender(block, list(block.parameters()), decoder_of(block.step, empty))
 
 
 def transformers_mamba2(d_state: int, chunk_size: int) -> Contender:
@@ -123,16 +114,7 @@ def rwkv_package(version: int) -> Contender:
     def forward(x):
         return model.forward([1] * x.shape[1], None, full_output=True)[0]
 
-    def decoder():
-        _, state = model.forward([1], None)
-
-        def step(x_t):
-            nonlocal state
-            logits, state = model.forward([1], state)
-            return logits
-
-        return step
-
+    decoder = decoder_of(lambda x_t, state: model.forward([1], state), None)
     return Contender(forward, decoder=decoder, trains=False, batches=False)
 
 

@@ -10,7 +10,7 @@ from ntlib.measuring import compare, ratio
 OURS, ATTENTION = "ntlib", "attention"
 SECONDS = ["median_s", "q25_s", "q75_s", "min_s"]
 COLUMNS = {
-    "part": "mixer (a whole layer of width 256) or operator (without projections)",
+    "part": "operator (alone), mixer (a layer of width 256) or block (a model of one layer)",
     "name": "of the mixer or operator",
     "phase": "forward, training (forward and backward) or decoding (per token, one sequence)",
     "batch": "sequences",
