@@ -9,7 +9,7 @@ sum above becomes multiply-adds of whole vectors. In this file a state lies tran
 (d_v, LANES).
 
 S runs forwards and G backwards, and the delta rule cannot be inverted. Hence segments, the last one
-first: S is computed again from its checkpoint through the segment, each S_{t-1} kept (SEGMENT x 16
+first: S is computed again from its checkpoint through the segment, each S_{t-1} kept (32 x 16
 KiB at d_v = 64: the second-level cache), then G comes back through them. Eleven multiply-adds per
 entry, one read and one write of every kept state. From memory everything is read and written once.
 """
@@ -20,7 +20,6 @@ from numba import prange
 from ntlib.ops.compiled import inlined, kernel
 
 LANES = 64  # keys of a task, a constant for the compiler
-SEGMENT = 32  # tokens between checkpoints: 16 take as long and need twice the memory
 
 
 @inlined
@@ -80,7 +79,9 @@ def _load(x, columns, r, rows):
 
 
 @kernel
-def key_gradients(q, k, v, a, b, w, c, d_out, dc, d_final, checkpoints, dq, dk, da, db, dw):
+def key_gradients(
+    q, k, v, a, b, w, c, d_out, dc, d_final, checkpoints, dq, dk, da, db, dw, segment
+):
     """Fill dq, dk, da, db and dw; dw is the gradient of the decay's logarithm."""
     batch, length, heads, d_k = q.shape
     d_v = v.shape[3]
@@ -90,17 +91,17 @@ def key_gradients(q, k, v, a, b, w, c, d_out, dc, d_final, checkpoints, dq, dk, 
         n, h, start = task // (heads * blocks), task // blocks % heads, task % blocks * LANES
         end = min(start + LANES, d_k)
         s, g = np.zeros((groups, 4 * LANES), q.dtype), np.zeros((groups, 4 * LANES), q.dtype)
-        kept = np.zeros((SEGMENT, groups, 4 * LANES), q.dtype)
+        kept = np.zeros((segment, groups, 4 * LANES), q.dtype)
         x, r = np.zeros((4, 4 * groups), q.dtype), np.zeros(10 * LANES, q.dtype)
         s_columns, g_columns = s.reshape(-1, LANES), g.reshape(-1, LANES)
         for i in range(start, end):
             for j in range(d_v):
                 g_columns[j, i - start] = d_final[n, h, i, j]
-        for segment in range(checkpoints.shape[1] - 1, -1, -1):
+        for number in range(checkpoints.shape[1] - 1, -1, -1):
             for i in range(start, end):
                 for j in range(d_v):
-                    s_columns[j, i - start] = checkpoints[n, segment, h, i, j]
-            first, last = segment * SEGMENT, min((segment + 1) * SEGMENT, length)
+                    s_columns[j, i - start] = checkpoints[n, number, h, i, j]
+            first, last = number * segment, min((number + 1) * segment, length)
             for turn in range(2 * (last - first)):  # through the segment and back
                 forwards = turn < last - first
                 t = first + turn if forwards else 2 * last - first - 1 - turn
