@@ -20,8 +20,8 @@ def rwkv_logits(weights: dict[str, Tensor], tokens: list[int], version: int):
     """Logits (len(tokens), vocabulary) of the package, read token by token and as one prompt.
 
     `weights` has the names and shapes of an official .pth file; `version` is 4, 5, 6 or 7. Skips
-    the test where the package is not installed. Versions 5 and 6 need two layers: of a single one the
-    package does not find out the number of heads.
+    the test where the package is not installed. Versions 5 and 6 need two layers: from a single one
+    the package does not find out the number of heads.
     """
     if importlib.util.find_spec("rwkv") is None:
         pytest.skip("rwkv is not installed (make test installs it from benchmarks/)")
