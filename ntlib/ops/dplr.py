@@ -1,6 +1,6 @@
 """S4's systems: a diagonal matrix plus one of low rank (DPLR), in O(states) per step and per node.
 
-    A = diag(poles) - p p*,   bilinear rule:  h_t = a h_{t-1} + b_bar u_t,   y_t = 2 Re(c . h_t)  (1)
+    A = diag(poles) - p p*,   bilinear rule:  h_t = a h_{t-1} + b_bar u_t,   y_t = 2 Re(c . h_t) (1)
 
 | here             | S4 (2111.00396)                                                          |
 | ---------------- | ------------------------------------------------------------------------ |
@@ -128,6 +128,41 @@ def _low_rank(v, q, h):
     return torch.einsum(
         "rcn,...rc->...cn", v, 2 * torch.einsum("rcn,...cn->...rc", q, h).real.to(v.dtype)
     )
+
+
+def dplr_advance(
+    system: tuple[Tensor, Tensor, Tensor, Tensor],
+    u: Float[Tensor, "batch length channels"],
+    h: Complex[Tensor, "batch channels states"],
+    chunk_size: int = 64,
+) -> Complex[Tensor, "batch channels states"]:
+    """The state after a whole sequence: a^length h + sum_s a^(length - 1 - s) b u_s.
+
+    Chunks' sums as matrix products with b, a b, a^2 b, ... (found by doubling), then one product
+    with a^chunk_size per chunk; chunk_size must be a power of 2.
+    """
+    matrix, vector = dplr_dense(system)
+    state, length = as_real(h)[..., None], u.shape[1]
+    while length % chunk_size:  # the first tokens, so that whole chunks remain
+        size = 1 << ((length % chunk_size).bit_length() - 1)
+        state = _advance_chunks(matrix, vector, u[:, :size], state, size)
+        u, length = u[:, size:], length - size
+    if length:
+        state = _advance_chunks(matrix, vector, u, state, chunk_size)
+    return torch.complex(*state[..., 0].chunk(2, dim=-1))
+
+
+def _advance_chunks(matrix, vector, u, state, size):
+    """`size` is a power of 2 that divides the length."""
+    krylov, power = vector[..., None], matrix  # a^j b for j < width, and a^width
+    for _ in range(size.bit_length() - 1):
+        krylov = torch.cat([krylov, power @ krylov], dim=-1)
+        power = power @ power
+    chunks = u.unflatten(1, (-1, size))  # (batch, chunks, size, channels)
+    added = torch.einsum("bktc,cnt->kbcn", chunks, krylov.flip(-1))
+    for chunk in added[..., None].unbind(0):
+        state = power @ state + chunk
+    return state
 
 
 def dplr_dense(

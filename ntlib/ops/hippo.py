@@ -1,11 +1,11 @@
 """HiPPO's matrices, their normal-plus-low-rank form, and the diagonal initialisations of S4D.
 
-| here                | paper                                                                       |
-| ------------------- | --------------------------------------------------------------------------- |
-| hippo("legs")       | HiPPO (2008.07669), Theorem 2, without the 1 / t: S4 (2111.00396), Eq. 2    |
-| hippo("legt")       | HiPPO, Theorem 1 (the LMU's matrix), halved as in S4's code: a window of 2  |
-| normal_plus_low_rank| S4, Theorem 1: A = V (diag(poles) - p p*) V*                                |
-| diagonal_poles      | S4D (2206.11893), Sec. 4: Lin, Inv, LegS, Real                              |
+| here                 | paper                                                                     |
+| -------------------- | ------------------------------------------------------------------------- |
+| hippo("legs")        | HiPPO (2008.07669), Theorem 2, without the 1 / t: S4 (2111.00396), Eq. 2  |
+| hippo("legt")        | HiPPO, Theorem 1, halved as in S4's code: a window of length 2            |
+| normal_plus_low_rank | S4, Theorem 1: A = V (diag(poles) - p p*) V*                              |
+| diagonal_poles       | S4D (2206.11893), Sec. 4: Lin, Inv, LegS, Real                            |
 
 Everything is float64. The eigenvectors of A itself are useless: their matrix has condition 7e20 at
 64 states. A + P P^T is -1/2 plus a skew-symmetric matrix, hence normal, and its eigenvectors come

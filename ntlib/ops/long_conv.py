@@ -1,17 +1,17 @@
 """The long convolution: a diagonal linear time-invariant system per channel, in its four forms.
 
-    h_t = a ⊙ h_{t-1} + b x_t          y_t = Re(c . h_t)                                          (1)
-    y = K * x + (what the initial state adds),   K_l = Re sum_n c_n b_n a_n^l                     (2)
+    h_t = a ⊙ h_{t-1} + b x_t          y_t = Re(c . h_t)                                        (1)
+    y = K * x + (what the initial state adds),   K_l = Re sum_n c_n b_n a_n^l                   (2)
 
-| here      | S4D (2206.11893)          | Mega (2209.10655), Eq. 1               |
-| --------- | ------------------------- | -------------------------------------- |
-| a = e^log_a | A-bar                   | 1 - alpha delta, real                  |
-| b         | B-bar                     | alpha beta                             |
-| c         | 2 C (see below)           | eta                                    |
-| state h   | x_k                       | h_t                                    |
-| K         | K-bar, a Vandermonde product | K                                   |
+| here        | S4D (2206.11893)             | Mega (2209.10655), Eq. 1 |
+| ----------- | ---------------------------- | ------------------------ |
+| a = e^log_a | A-bar                        | 1 - alpha delta, real    |
+| b           | B-bar                        | alpha beta               |
+| c           | 2 C (see below)              | eta                      |
+| state h     | x_k                          | h_t                      |
+| K           | K-bar, a Vandermonde product | K                        |
 
-`recurrent` is the definition. `parallel` is (2): the kernel K by a Vandermonde product, then an FFT,
+`recurrent` is the definition. `parallel` is (2), K by a Vandermonde product and an FFT,
 O(length log length). `chunkwise` cuts the Toeplitz matrix of K into chunks, whose off-diagonal
 blocks have rank `states`: matrix products, linear in length. `compiled` is the recurrence with all
 states of a token kept in cache, forward and backward; its decays near 1 keep more digits than

@@ -1,7 +1,7 @@
 """Linear time-invariant systems: discretisation, and the convolution kernels they are equal to.
 
-    x'(t) = A x(t) + B u(t),  y = C x        discretised:  h_t = a h_{t-1} + b u_t,  y_t = C h_t  (1)
-    y = K * u   with   K_l = C a^l b                                                              (2)
+    x'(t) = A x(t) + B u(t),  y = C x        discretised:  h_t = a h_{t-1} + b u_t,  y_t = C h_t (1)
+    y = K * u   with   K_l = C a^l b                                                            (2)
 
 | here               | S4 (2111.00396)     | S4D (2206.11893)   | Mega (2209.10655)           |
 | ------------------ | ------------------- | ------------------ | --------------------------- |

@@ -1,0 +1,66 @@
+"""What the mixers made of a linear time-invariant system share (S4, S4D, Mega's EMA)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntlib.mixers.protocol import Mixer
+
+
+class SystemParameters(nn.Module):
+    """Parameters of a system, kept in float32 at least: cast to bfloat16 a step of 0.001 would be
+    0.4% off, and a phase after 1000 steps anywhere."""
+
+    _kept: tuple[Any, Any] | None = None
+
+    def system(self) -> tuple[Tensor, ...]:
+        """The discrete system that one step needs, from the parameters."""
+        raise NotImplementedError
+
+    def kept_system(self) -> tuple[Tensor, ...]:
+        """`system()`; without gradients it is computed once and kept until a parameter changes,
+        since it would cost more than the step itself."""
+        parameters = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        if torch.is_grad_enabled() or any(p.is_inference() for p in parameters):
+            return self.system()
+        now = [(id(p), p.data_ptr(), p._version) for p in parameters]
+        if self._kept is None or self._kept[0] != now:
+            self._kept = now, self.system()
+        return self._kept[1]
+
+    def _apply(self, fn, recurse=True):
+        def at_least_float32(x):
+            y = fn(x)
+            return x.to(y.device) if y.dtype in (torch.bfloat16, torch.float16) else y
+
+        return super()._apply(at_least_float32, recurse)
+
+
+class StateSpaceMixer(Mixer):
+    """The block around the system in the official code: y = GLU(W gelu(SSM(x) + D x) + bias)."""
+
+    def __init__(self, d_model: int, bidirectional: bool):
+        super().__init__()
+        self.d_model, self.bidirectional = d_model, bidirectional
+        self.D = nn.Parameter(torch.empty(d_model))
+        self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
+
+    def reset_read_out(self, generator, residual_scale):
+        """D ~ N(0, 1); W, bias ~ U(-1, 1) / sqrt(d_model), torch's default for a linear map."""
+        nn.init.normal_(self.D, generator=generator)
+        linear, bound = self.output_linear[0], self.d_model**-0.5
+        nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
+        nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+        with torch.no_grad():
+            linear.weight[: self.d_model] *= residual_scale
+            linear.bias[: self.d_model] *= residual_scale
+
+    def read_out(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.output_linear(F.gelu(torch.addcmul(y, x, self.D)))
+
+    def refuse_a_state(self) -> None:
+        """Raise ValueError for a layer that reads its sequence in both directions."""
+        if self.bidirectional:
+            raise ValueError("a bidirectional layer needs the whole sequence: it has no state")
