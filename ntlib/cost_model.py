@@ -2,126 +2,15 @@
 moved, bytes of state.
 
 Operations are counted as torch.utils.flop_counter does: two per multiply-add of a matrix product,
-nothing for elementwise work, and the full square of a causal score matrix. Bytes moved by a
-decoding step are the least possible: each weight and each number of state read once, and what
-changes written once.
+nothing for elementwise work around the mixers, and the full square of a causal score matrix; for
+recurrences see ntlib.mixer_costs. Bytes moved by a decoding step are the least possible: each
+weight and each number of state read once, and what changes written once.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from ntlib.mixers.attention import AttentionConfig
-from ntlib.mixers.linear_attention import LinearAttentionConfig
-from ntlib.mixers.protocol import MixerConfig
-from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixer_costs import mixer_cost
 from ntlib.models.language_model import ModelConfig
-from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
-
-
-class MixerCost(Protocol):
-    """Costs of one mixer layer, for one sequence."""
-
-    parameters: int
-
-    def state_numbers(self, context: int) -> int:
-        """Numbers kept after `context` tokens."""
-        ...
-
-    def prefill_flops(self, length: int) -> int:
-        """Matrix products of a whole sequence."""
-        ...
-
-    def step_flops(self, context: int) -> int:
-        """Arithmetic of one decoding step that follows `context` tokens."""
-        ...
-
-    def step_state_traffic(self, context: int) -> int:
-        """Numbers of state that one decoding step reads and writes."""
-        ...
-
-
-@dataclass(frozen=True)
-class AttentionCost:
-    """Softmax attention: quadratic to read, a cache that grows."""
-
-    d_model: int
-    d_kv: int  # n_kv_heads x head_dim
-
-    @property
-    def parameters(self):
-        return 2 * self.d_model * (self.d_model + self.d_kv)
-
-    def state_numbers(self, context):
-        return 2 * self.d_kv * context
-
-    def prefill_flops(self, length):
-        return 2 * length * self.parameters + 4 * length**2 * self.d_model
-
-    def step_flops(self, context):
-        return 2 * self.parameters + 4 * (context + 1) * self.d_model
-
-    def step_state_traffic(self, context):
-        return self.state_numbers(context + 1)  # reads what was there, writes one token
-
-
-@dataclass(frozen=True)
-class MatrixStateCost:
-    """Linear attention and retention: n_heads states of d_k x d_v, whatever the length."""
-
-    projections: int  # numbers in the weight matrices
-    vectors: int  # numbers in weights that are no matrices (norms)
-    n_heads: int
-    d_k: int  # per head
-    d_v: int  # per head, with the column of a normaliser if there is one
-    chunk_size: int
-
-    @property
-    def parameters(self):
-        return self.projections + self.vectors
-
-    def state_numbers(self, context):
-        return self.n_heads * self.d_k * self.d_v
-
-    def prefill_flops(self, length):
-        chunk = min(self.chunk_size, length)
-        whole, rest = length - length % chunk, length % chunk
-        scores = whole * chunk + rest**2  # pairs of positions in the same chunk
-        mixing = 2 * scores * (self.d_k + self.d_v) + 4 * length * self.d_k * self.d_v
-        return 2 * length * self.projections + self.n_heads * mixing
-
-    def step_flops(self, context):
-        return 2 * self.projections + 5 * self.state_numbers(
-            context
-        )  # decay, rank-one update, read
-
-    def step_state_traffic(self, context):
-        return 2 * self.state_numbers(context)  # all of it is read and written
-
-
-def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
-    """The cost of a mixer at a width. Raises TypeError for a mixer that has no cost here."""
-    match config:
-        case AttentionConfig():
-            return AttentionCost(
-                d_model, d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
-            )
-        case LinearAttentionConfig():
-            head_dim = d_model // config.n_heads
-            return MatrixStateCost(
-                4 * d_model**2, 0, config.n_heads, head_dim, head_dim + 1, DEFAULT_CHUNK_SIZE
-            )
-        case RetentionConfig():
-            d_v = config.value_dim or round(config.value_factor * d_model)
-            columns = d_v // config.n_heads + config.row_normalisation
-            return MatrixStateCost(
-                projections=2 * d_model**2 + 3 * d_model * d_v,
-                vectors=2 * d_v if config.head_norm == "group" else 0,
-                n_heads=config.n_heads,
-                d_k=d_model // config.n_heads,
-                d_v=columns,
-                chunk_size=config.chunk_size,
-            )
-    raise TypeError(f"no cost model for a mixer of type {type(config).__name__}")
 
 
 def parameters(config: ModelConfig, *, embeddings: bool = True) -> int:

@@ -10,10 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from ntlib import cost_model
 from ntlib.measuring import tensor_bytes
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv5 import RWKV5Config
+from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.s4 import S4Config
+from ntlib.mixers.s4d import S4DConfig
 from ntlib.models import presets
 from ntlib.models.language_model import LanguageModel, ModelConfig, count_parameters
+from ntlib.ops.compiled import reference
 
 MIXERS = {
     "attention": AttentionConfig(4),
@@ -23,7 +30,22 @@ MIXERS = {
     "retention, group norm, row sums": RetentionConfig(
         4, head_norm="group", row_normalisation=True, value_factor=1
     ),
+    "RWKV-4": RWKV4Config(),
+    "RWKV-5": RWKV5Config(head_size=8),
+    "RWKV-6": RWKV6Config(head_size=8, mix_rank=3, decay_rank=5),
+    "S4D": S4DConfig(d_state=6),
+    "S4D, LegS": S4DConfig(d_state=6, init="legs"),
+    "S4": S4Config(d_state=6, l_max=16),
+    "S4, shared systems": S4Config(d_state=6, measure="legt", l_max=16, n_ssm=4),
+    "EMA": DampedEMAConfig(states=3),
 }
+BIDIRECTIONAL = [
+    S4DConfig(d_state=6, bidirectional=True),
+    S4Config(d_state=6, l_max=16, bidirectional=True),
+    DampedEMAConfig(states=3, bidirectional=True),
+]
+# products with matrix states that the plain recurrence makes per token, in numbers of state
+PRODUCTS = {"RWKV-4": 0, "RWKV-5": 1, "RWKV-6": 1}
 
 
 def config_of(mixer):
@@ -48,13 +70,37 @@ def test_state_bytes_are_those_of_the_tensors(mixer):
     assert cost_model.state_bytes(config, 70, batch_size=5) == tensor_bytes(states)
 
 
+@pytest.mark.parametrize("config", BIDIRECTIONAL, ids=lambda config: type(config).__name__)
+def test_a_layer_that_reads_both_ways_has_no_state(config):
+    cost = cost_model.mixer_cost(config, 32)
+    assert cost.parameters == count_parameters(config.build(32))
+    assert cost.state_numbers(70) == cost.step_state_traffic(70) == 0
+
+
+@pytest.mark.parametrize(("name", "products"), PRODUCTS.items(), ids=PRODUCTS.keys())
+def test_projections_of_recurrences_are_those_of_the_counter(name, products):
+    config, length = MIXERS[name], 7
+    mixer, cost = config.build(32), cost_model.mixer_cost(config, 32)
+    with FlopCounterMode(display=False) as counter, reference(), torch.no_grad():
+        mixer(torch.zeros(1, length, 32), form="recurrent")
+    cells = cost.state - 32  # without the last token
+    expected = 2 * length * (cost.projections + products * cells)
+    assert counter.get_total_flops() == expected
+    assert cost.prefill_flops(length) == length * (2 * cost.projections + cost.recurrence)
+
+
 @pytest.mark.parametrize("length", [16, 48, 53])
 @pytest.mark.parametrize("name", ["attention", "grouped-query", "linear attention", "retention"])
 def test_prefill_flops_are_those_of_the_counter(name, length):
     config = config_of(MIXERS[name])
     model = LanguageModel(config)
     # the fused attention kernel of CPUs is not known to the counter, the composed one is
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+        reference(),
+        torch.no_grad(),
+    ):
         model(torch.zeros(2, length, dtype=torch.long))
     assert cost_model.prefill_flops(config, length, batch_size=2) == counter.get_total_flops()
 

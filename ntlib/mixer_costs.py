@@ -1,0 +1,200 @@
+"""What a mixer costs, from its configuration alone; `ntlib.cost_model` puts whole models together.
+
+Operations are counted as torch.utils.flop_counter does: two per multiply-add of a matrix product.
+Attention, linear attention and retention mix tokens by matrix products, too, and are counted to the
+last one. The other operators are not made of matrix products; `StateCost` counts the arithmetic of
+their recurrence, an exponential as one operation, whatever form computes it.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.ema import DampedEMAConfig
+from ntlib.mixers.linear_attention import LinearAttentionConfig
+from ntlib.mixers.protocol import MixerConfig
+from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv5 import RWKV5Config
+from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.s4 import S4Config
+from ntlib.mixers.s4d import S4DConfig
+from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
+
+
+class MixerCost(Protocol):
+    """Costs of one mixer layer, for one sequence."""
+
+    parameters: int
+
+    def state_numbers(self, context: int) -> int:
+        """Numbers kept after `context` tokens."""
+        ...
+
+    def prefill_flops(self, length: int) -> int:
+        """Matrix products of a whole sequence."""
+        ...
+
+    def step_flops(self, context: int) -> int:
+        """Arithmetic of one decoding step that follows `context` tokens."""
+        ...
+
+    def step_state_traffic(self, context: int) -> int:
+        """Numbers of state that one decoding step reads and writes."""
+        ...
+
+
+@dataclass(frozen=True)
+class AttentionCost:
+    """Softmax attention: quadratic to read, a cache that grows."""
+
+    d_model: int
+    d_kv: int  # n_kv_heads x head_dim
+
+    @property
+    def parameters(self):
+        return 2 * self.d_model * (self.d_model + self.d_kv)
+
+    def state_numbers(self, context):
+        return 2 * self.d_kv * context
+
+    def prefill_flops(self, length):
+        return 2 * length * self.parameters + 4 * length**2 * self.d_model
+
+    def step_flops(self, context):
+        return 2 * self.parameters + 4 * (context + 1) * self.d_model
+
+    def step_state_traffic(self, context):
+        return self.state_numbers(context + 1)  # reads what was there, writes one token
+
+
+@dataclass(frozen=True)
+class MatrixStateCost:
+    """Linear attention and retention: n_heads states of d_k x d_v, whatever the length."""
+
+    projections: int  # numbers in the weight matrices
+    vectors: int  # numbers in weights that are no matrices (norms)
+    n_heads: int
+    d_k: int  # per head
+    d_v: int  # per head, with the column of a normaliser if there is one
+    chunk_size: int
+
+    @property
+    def parameters(self):
+        return self.projections + self.vectors
+
+    def state_numbers(self, context):
+        return self.n_heads * self.d_k * self.d_v
+
+    def prefill_flops(self, length):
+        chunk = min(self.chunk_size, length)
+        whole, rest = length - length % chunk, length % chunk
+        scores = whole * chunk + rest**2  # pairs of positions in the same chunk
+        mixing = 2 * scores * (self.d_k + self.d_v) + 4 * length * self.d_k * self.d_v
+        return 2 * length * self.projections + self.n_heads * mixing
+
+    def step_flops(self, context):
+        return 2 * self.projections + 5 * self.state_numbers(
+            context
+        )  # decay, rank-one update, read
+
+    def step_state_traffic(self, context):
+        return 2 * self.state_numbers(context)  # all of it is read and written
+
+
+@dataclass(frozen=True)
+class StateCost:
+    """A recurrence with a state of constant size, whatever it is."""
+
+    projections: int  # numbers in the matrices that every token is multiplied with
+    vectors: int  # numbers in all other weights
+    state: int  # numbers of state; a complex one is two
+    recurrence: int  # operations of the recurrence per token, its output included
+
+    @property
+    def parameters(self):
+        return self.projections + self.vectors
+
+    def state_numbers(self, context):
+        return self.state
+
+    def prefill_flops(self, length):
+        return length * self.step_flops(0)
+
+    def step_flops(self, context):
+        return 2 * self.projections + self.recurrence
+
+    def step_state_traffic(self, context):
+        return 2 * self.state  # all of it is read and written
+
+
+def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
+    """The cost of a mixer at a width. Raises TypeError for a mixer that has no cost here."""
+    match config:
+        case AttentionConfig():
+            return AttentionCost(
+                d_model, d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
+            )
+        case LinearAttentionConfig():
+            head_dim = d_model // config.n_heads
+            return MatrixStateCost(
+                4 * d_model**2, 0, config.n_heads, head_dim, head_dim + 1, DEFAULT_CHUNK_SIZE
+            )
+        case RetentionConfig():
+            d_v = config.value_dim or round(config.value_factor * d_model)
+            columns = d_v // config.n_heads + config.row_normalisation
+            return MatrixStateCost(
+                projections=2 * d_model**2 + 3 * d_model * d_v,
+                vectors=2 * d_v if config.head_norm == "group" else 0,
+                n_heads=config.n_heads,
+                d_k=d_model // config.n_heads,
+                d_v=columns,
+                chunk_size=config.chunk_size,
+            )
+        case RWKV4Config():
+            # the sums of wkv and their exponent, two exponentials each for the output and the state
+            return StateCost(4 * d_model**2, 5 * d_model, 4 * d_model, 23 * d_model)
+        case RWKV5Config():
+            return _rwkv_heads(d_model, config.head_size, 5 * d_model**2, 8 * d_model)
+        case RWKV6Config():
+            low_rank = 10 * d_model * config.mix_rank + 2 * d_model * config.decay_rank
+            return _rwkv_heads(d_model, config.head_size, 5 * d_model**2 + low_rank, 10 * d_model)
+        case S4DConfig():
+            return _s4d(d_model, config)
+        case S4Config():
+            return _s4(d_model, config)
+        case DampedEMAConfig():
+            cells = d_model * config.states  # h <- a h + b x and c h
+            directions = 1 + config.bidirectional
+            vectors = 4 * cells * directions + d_model
+            return StateCost(0, vectors, cells * (2 - directions), 5 * cells * directions)
+    raise TypeError(f"no cost model for a mixer of type {type(config).__name__}")
+
+
+def _rwkv_heads(d_model: int, head_size: int, projections: int, vectors: int) -> StateCost:
+    """Version 5 and 6: matrix states, and the last token."""
+    cells = d_model * head_size
+    # decay, rank-one update and read, 5 per cell; the bonus is a scalar product and a multiple of v
+    return StateCost(projections, vectors, cells + d_model, 5 * cells + 5 * d_model)
+
+
+def _s4d(d_model: int, config: S4DConfig) -> StateCost:
+    pairs = d_model * config.d_state // 2  # complex numbers of state
+    learned_b = config.learn_b or config.init == "legs"
+    directions = 1 + config.bidirectional
+    vectors = (
+        2 * pairs * (1 + directions + learned_b) + 4 * d_model
+    )  # bias of the output map, D, dt
+    # a h + b x and Re(c h): 6 + 4 and 4 real operations per complex number
+    return StateCost(2 * d_model**2, vectors, 2 * pairs * (2 - directions), 14 * pairs * directions)
+
+
+def _s4(d_model: int, config: S4Config) -> StateCost:
+    pairs, half = d_model * config.d_state // 2, config.d_state // 2
+    rank = 2 if config.measure == "legt" else 1
+    directions = 1 + config.bidirectional
+    systems = (config.n_ssm or d_model) * half  # poles, p, b
+    vectors = systems * 2 * (2 + rank) + 2 * pairs * directions + 4 * d_model
+    # a diagonal step, and two scalar products and two updates for each rank of the low-rank part
+    recurrence = (20 + 32 * rank) * pairs * directions
+    return StateCost(2 * d_model**2, vectors, 2 * pairs * (2 - directions), recurrence)
