@@ -10,6 +10,7 @@ from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 from tests.mixers import battery
 
@@ -29,6 +30,10 @@ CONFIGS = {
     "RWKV-4": RWKV4Config(layer=1, n_layers=3),
     "RWKV-5": RWKV5Config(head_size=8, layer=1, n_layers=3),
     "RWKV-6": RWKV6Config(head_size=8, mix_rank=3, decay_rank=4, layer=1, n_layers=3),
+    "RWKV-7": RWKV7Config(head_size=8, n_layers=3),
+    "RWKV-7, later layer, doubled step": RWKV7Config(
+        head_size=8, layer=1, n_layers=3, decay_rank=4, gate_rank=5, step=2.0
+    ),
     "RWKV-4, channel mix": ChannelMixConfig(version=4),
     "RWKV-5, channel mix": ChannelMixConfig(version=5),
     "RWKV-6, channel mix": ChannelMixConfig(version=6, layer=1, n_layers=3),
