@@ -14,6 +14,13 @@ class Profile:
     text_length: int
     recall_steps: int  # associative recall: optimiser steps of recall_batch sequences
     recall_batch: int
+    version_steps: int  # RWKV's versions: optimiser steps on the same windows as text_steps
+    context_windows: int  # held-out windows, four times text_length long, for loss by position
+    tracking_steps: int  # state tracking: optimiser steps of tracking_batch sequences
+    tracking_batch: int
+    tracking_length: int  # trained on; tested on up to 16 times as much
+    fit_steps: int  # steps in which weights of one form are fitted to those of another
+    long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
     lengths: tuple[int, ...]  # sequence lengths at which time and memory are measured
     repeats: int  # rounds of every timing comparison
     decode_contexts: tuple[int, ...]  # tokens already read when a decoding step is timed
@@ -33,6 +40,13 @@ PROFILES = {
             text_length=32,
             recall_steps=4,
             recall_batch=8,
+            version_steps=4,
+            context_windows=4,
+            tracking_steps=4,
+            tracking_batch=8,
+            tracking_length=8,
+            fit_steps=4,
+            long_lengths=(64, 128, 256),
             lengths=(64, 128, 256),
             repeats=2,
             decode_contexts=(64, 128, 256),
@@ -48,6 +62,13 @@ PROFILES = {
             text_length=128,
             recall_steps=600,
             recall_batch=64,
+            version_steps=250,
+            context_windows=32,
+            tracking_steps=600,
+            tracking_batch=64,
+            tracking_length=16,
+            fit_steps=150,
+            long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536),
             lengths=(256, 512, 1024, 2048, 4096, 8192),
             repeats=5,
             decode_contexts=(512, 1024, 2048, 4096, 8192, 16384),
@@ -63,6 +84,13 @@ PROFILES = {
             text_length=256,
             recall_steps=2000,
             recall_batch=64,
+            version_steps=5000,
+            context_windows=128,
+            tracking_steps=1000,
+            tracking_batch=64,
+            tracking_length=16,
+            fit_steps=400,
+            long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
             lengths=(256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
             repeats=9,
             decode_contexts=(512, 1024, 2048, 4096, 8192, 16384, 32768, 65536),

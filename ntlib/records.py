@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntlib import experiments, results
+from ntlib import experiments, results, tracking
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
@@ -27,12 +27,13 @@ ARCHITECTURES = ("Transformer", "Linear attention", "RetNet")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
-def text_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
-    """Language modelling of the default corpus at a profile's size."""
+def text_run(
+    architecture: str, lr: float, profile_name: str = "book", steps: int | None = None
+) -> Run:
+    """Language modelling of the default corpus at a profile's size, or for `steps` steps."""
     profile = load_profile(profile_name)
-    train = TrainConfig(
-        profile.text_steps, profile.text_batch, lr, eval_every=max(profile.text_steps // 20, 1)
-    )
+    steps = steps or profile.text_steps
+    train = TrainConfig(steps, profile.text_batch, lr, eval_every=max(steps // 20, 1))
     task = Text(profile.text_length)
     return Run(architecture, presets.small(architecture, task.vocab_size), task, train)
 
@@ -74,21 +75,56 @@ TRAINING_COLUMNS = {
 }
 
 
-def _tuning(make: Callable[..., Run], profile: str) -> Record:
+def _tuning(
+    make: Callable[..., Run], profile: str, architectures: tuple[str, ...] = ARCHITECTURES
+) -> Record:
     """Every architecture at every rate, with the seeds of the profile book."""
     seeds = load_profile("book").seeds
 
     def measure(checkpoints: Path) -> pd.DataFrame:
-        runs = [make(name, RATES[0], profile) for name in ARCHITECTURES]
+        runs = [make(name, RATES[0], profile) for name in architectures]
         runs = experiments.grid(runs, lrs=RATES, seeds=seeds)
         return experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
 
     return Record(profile, seeds, TRAINING_COLUMNS, measure)
 
 
+# Two rates: the other architectures of the state-tracking table must not lose by a bad one.
+TRACKING_RATES = (4e-3, 8e-3)
+TRACKING_LENGTHS = (16, 32, 64, 128, 256)
+
+
+TRACKED = ("parity", "count modulo 3", "S3", "S5, swaps")
+
+
+def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
+    """One mixer on every task, at every depth and rate."""
+    seeds = load_profile("full").seeds[:3]
+
+    def measure(checkpoints: Path) -> pd.DataFrame:
+        jobs = []
+        for task in TRACKED:
+            runs = [tracking.run(mixer, task, n, TRACKING_RATES[0], "full") for n in layers]
+            grid = experiments.grid(runs, lrs=TRACKING_RATES, seeds=seeds)
+            jobs += [(task, run) for run in grid]
+        return tracking.track(jobs, TRACKING_LENGTHS, checkpoints, progress=True)
+
+    return Record("full", seeds, tracking.COLUMNS, measure)
+
+
 RECORDS = {
     "tuning-text": _tuning(text_run, "book"),
     "tuning-recall-full": _tuning(recall_run, "full"),
+    "tuning-text-rwkv4": _tuning(text_run, "book", ("RWKV-4",)),
+    "tuning-text-rwkv5": _tuning(text_run, "book", ("RWKV-5",)),
+    "tuning-text-rwkv6": _tuning(text_run, "book", ("RWKV-6",)),
+    "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
+    "tracking-rwkv7-full": _tracking("RWKV-7"),
+    "tracking-rwkv7-doubled-full": _tracking("RWKV-7 (doubled step)"),
+    "tracking-rwkv6-full": _tracking("RWKV-6"),
+    "tracking-retnet-full": _tracking("RetNet"),
+    "tracking-lstm-full": _tracking("LSTM"),
+    "tracking-transformer-full": _tracking("Transformer", (1, 2, 3, 4)),
 }
 
 
