@@ -16,13 +16,17 @@ from benchmarks.contenders import D_MODEL, SHAPES, Contender, decoder_of, genera
 from benchmarks.limits import Work
 from benchmarks.operator_cases import OPERATORS, WIDTH, Operator
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.s4d import S4DConfig
 from ntlib.models.rwkv import RWKVConfig
 
 BLOCK_SHAPES = ((1, 1024), (1, 4096))  # the package reads one sequence at a time
 VOCABULARY = 64
+PER_CHANNEL = "linear attention, decay per channel and token"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def attention() -> Contender:
     return ours(AttentionConfig(4))
 
 
-def mixer(config: MixerConfig, operator: str, **rivals: Callable[[], Contender]) -> Mixer:
+def mixer(config: MixerConfig, operator: str, rivals: dict[str, Callable[[], Contender]]) -> Mixer:
     case = OPERATORS[operator]
     return Mixer(partial(ours, config), case.work, case.training_work, rivals)
 
@@ -73,15 +77,25 @@ def _rwkv_model(config: MixerConfig) -> Contender:
 def mixers(s4: Path | None = None, mega: Path | None = None) -> dict[str, Mixer]:
     """Name -> mixer; S4D and the moving average have peers where checkouts of their repositories
     are given."""
-    torchscale = {
-        f"torchscale, chunks of {n}": partial(peers.torchscale_retnet, n) for n in (64, 128)
-    }
+    chunks = (64, 128)
     return {
         "RetNet": mixer(
             RetentionConfig(4, value_dim=WIDTH),
             "linear attention, fixed decay per head",
-            **torchscale,
+            {f"torchscale, chunks of {n}": partial(peers.torchscale_retnet, n) for n in chunks},
         ),
-        "RWKV-4": mixer(RWKV4Config(), "wkv", transformers=peers.transformers_rwkv4),
+        "RWKV-4": mixer(RWKV4Config(), "wkv", {"transformers": peers.transformers_rwkv4}),
         "RWKV-4 block": rwkv_block(4, RWKV4Config(), "wkv"),
+        "RWKV-6": mixer(RWKV6Config(), PER_CHANNEL, {}),
+        "RWKV-6 block": rwkv_block(6, RWKV6Config(), PER_CHANNEL),
+        "S4D": mixer(
+            S4DConfig(),
+            "long convolution, complex",
+            {"official minimal module": partial(peers.official_s4d, s4)} if s4 else {},
+        ),
+        "Mega's moving average": mixer(
+            DampedEMAConfig(),
+            "long convolution, real",
+            {"official module": partial(peers.official_ema, mega)} if mega else {},
+        ),
     }
