@@ -6,6 +6,7 @@ import torch
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
+from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -20,6 +21,7 @@ CONFIGS = {
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
     "linear attention": LinearAttentionConfig(n_heads=4),
     "LSTM": LSTMConfig(),
+    "Mamba": MambaConfig(d_state=5),
     "retention": RetentionConfig(n_heads=3, chunk_size=4),
     "retention, group norm": RetentionConfig(
         n_heads=3, chunk_size=4, head_norm="group", value_factor=1
