@@ -17,10 +17,12 @@ from benchmarks.limits import Work
 from benchmarks.operator_cases import OPERATORS, WIDTH, Operator
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.ema import DampedEMAConfig
+from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4d import S4DConfig
 from ntlib.models.rwkv import RWKVConfig
 
@@ -79,6 +81,7 @@ def mixers(s4: Path | None = None, mega: Path | None = None) -> dict[str, Mixer]
     are given."""
     chunks = (64, 128)
     return {
+        "Mamba": mixer(MambaConfig(), "selective scan", {"mambapy": peers.mambapy}),
         "RetNet": mixer(
             RetentionConfig(4, value_dim=WIDTH),
             "linear attention, fixed decay per head",
@@ -88,6 +91,8 @@ def mixers(s4: Path | None = None, mega: Path | None = None) -> dict[str, Mixer]
         "RWKV-4 block": rwkv_block(4, RWKV4Config(), "wkv"),
         "RWKV-6": mixer(RWKV6Config(), PER_CHANNEL, {}),
         "RWKV-6 block": rwkv_block(6, RWKV6Config(), PER_CHANNEL),
+        "RWKV-7": mixer(RWKV7Config(), "delta rule", {}),
+        "RWKV-7 block": rwkv_block(7, RWKV7Config(), "delta rule"),
         "S4D": mixer(
             S4DConfig(),
             "long convolution, complex",

@@ -12,6 +12,7 @@ from typing import Protocol
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
+from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
@@ -151,6 +152,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
                 d_v=columns,
                 chunk_size=config.chunk_size,
             )
+        case MambaConfig():
+            return _mamba(d_model, config)
         case RWKV4Config():
             # the sums of wkv and their exponent, two exponentials each for the output and the state
             return StateCost(4 * d_model**2, 5 * d_model, 4 * d_model, 23 * d_model)
@@ -169,6 +172,18 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
             vectors = 4 * cells * directions + d_model
             return StateCost(0, vectors, cells * (2 - directions), 5 * cells * directions)
     raise TypeError(f"no cost model for a mixer of type {type(config).__name__}")
+
+
+def _mamba(d_model: int, config: MambaConfig) -> StateCost:
+    d_inner, rank = config.expand * d_model, config.dt_rank or -(-d_model // 16)
+    cells = d_inner * config.d_state
+    return StateCost(
+        projections=d_inner * (3 * d_model + 2 * rank + 2 * config.d_state),
+        vectors=d_inner * (config.d_conv + 3) + cells,  # convolution, its bias, that of Delta, D, A
+        state=cells + d_inner * (config.d_conv - 1),
+        # e^(Delta A) h + (Delta x) B, read by C: 7 per cell; the convolution
+        recurrence=7 * cells + 2 * config.d_conv * d_inner,
+    )
 
 
 def _rwkv_heads(d_model: int, head_size: int, projections: int, vectors: int) -> StateCost:
