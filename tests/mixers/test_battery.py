@@ -7,6 +7,7 @@ from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
+from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -22,6 +23,8 @@ CONFIGS = {
     "linear attention": LinearAttentionConfig(n_heads=4),
     "LSTM": LSTMConfig(),
     "Mamba": MambaConfig(d_state=5),
+    "Mamba-2": Mamba2Config(d_state=5, head_dim=16),
+    "Mamba-2, groups": Mamba2Config(d_state=5, head_dim=12, n_groups=2),
     "retention": RetentionConfig(n_heads=3, chunk_size=4),
     "retention, group norm": RetentionConfig(
         n_heads=3, chunk_size=4, head_norm="group", value_factor=1
