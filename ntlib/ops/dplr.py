@@ -70,24 +70,39 @@ def dplr_kernel(
 def _generating_function(dt, poles, weights, half_angle, rank):
     """Values at some nodes, (channels, inputs, nodes)."""
     cosine, sine = half_angle.cos().to(dt.dtype), half_angle.sin().to(dt.dtype)
-    both = torch.cat([poles, poles.conj()], dim=-1)
-    scaled = dt[:, None, None] * cosine
-    resolvent = dt[:, None, None] / torch.complex(
-        -scaled * both.real[..., None], 2 * sine - scaled * both.imag[..., None]
-    )
-    weights = torch.cat([weights, weights.conj()], dim=-1)
-    sums = (weights.flatten(1, 2) @ resolvent).unflatten(1, weights.shape[1:3])
-    # Cauchy sums with cos instead of e^(i theta / 2) are those with p* on the left
-    turn = torch.complex(cosine, sine)
+    sums = _cauchy_sums(dt, poles, weights.flatten(1, 2), cosine, sine)
+    sums = sums.unflatten(1, weights.shape[1:3])  # (channels, 1 + rank, inputs + rank, nodes)
     inputs = weights.shape[2] - rank
-    low = cosine * sums[:, 1:]  # (channels, rank, inputs + rank, nodes)
-    middle = torch.eye(rank, dtype=sums.dtype, device=dt.device)[..., None] + low[:, :, inputs:]
-    correction = torch.linalg.solve(
-        middle.permute(0, 3, 1, 2), low[:, :, :inputs].permute(0, 3, 1, 2)
-    )  # (channels, nodes, rank, inputs)
-    return turn * (
-        sums[:, 0, :inputs] - torch.einsum("crj,cjri->cij", sums[:, 0, inputs:], correction)
-    )
+    # Cauchy sums with cos instead of e^(i theta / 2) are those with p* on the left
+    low = cosine * sums[:, 1:]
+    middle, right = low[:, :, inputs:], low[:, :, :inputs]
+    if rank == 1:
+        correction = right / (1 + middle)
+    else:
+        eye = torch.eye(rank, dtype=sums.dtype, device=dt.device)
+        solved = torch.linalg.solve(eye + middle.permute(0, 3, 1, 2), right.permute(0, 3, 1, 2))
+        correction = solved.permute(0, 2, 3, 1)  # (channels, rank, inputs, nodes)
+    straight, bent = sums[:, 0, :inputs], sums[:, 0, inputs:]
+    return torch.complex(cosine, sine) * (straight - (bent[:, :, None] * correction).sum(1))
+
+
+def _cauchy_sums(dt, poles, v, cosine, sine):
+    """sum_n dt v_n / (2 i sin - s pole_n) over both halves of the pairs, s = dt cos.
+
+    The two of a pair have the sum 2 (2 i sin Re v - s Re(v conj(pole))) / quadratic with
+    quadratic = (2 i sin - s pole) (2 i sin - s conj(pole)), so (channels, states, nodes) is only
+    met by real numbers and a real matrix product.
+    """
+    s = dt[:, None, None] * cosine
+    size = s * poles.abs()[..., None]
+    real = (size - 2 * sine) * (size + 2 * sine)  # not a difference of squares, which would cancel
+    imaginary = -4 * sine * s * poles.real[..., None]
+    scale = dt[:, None, None] / (real * real + imaginary * imaginary)
+    numerators = torch.cat([v.real, (v * poles.conj()[:, None]).real], dim=1)
+    by_sine, by_cosine = torch.complex(
+        numerators @ (real * scale), numerators @ (-imaginary * scale)
+    ).chunk(2, dim=1)
+    return torch.complex(torch.zeros_like(sine), 4 * sine) * by_sine - 2 * s * by_cosine
 
 
 def discretise_dplr(
@@ -142,14 +157,14 @@ def dplr_advance(
     with a^chunk_size per chunk; chunk_size must be a power of 2.
     """
     matrix, vector = dplr_dense(system)
-    state, length = as_real(h)[..., None], u.shape[1]
+    state, length = as_real(h).permute(1, 2, 0), u.shape[1]  # (channels, size, batch)
     while length % chunk_size:  # the first tokens, so that whole chunks remain
         size = 1 << ((length % chunk_size).bit_length() - 1)
         state = _advance_chunks(matrix, vector, u[:, :size], state, size)
         u, length = u[:, size:], length - size
     if length:
         state = _advance_chunks(matrix, vector, u, state, chunk_size)
-    return torch.complex(*state[..., 0].chunk(2, dim=-1))
+    return torch.complex(*state.permute(2, 0, 1).chunk(2, dim=-1))
 
 
 def _advance_chunks(matrix, vector, u, state, size):
@@ -158,9 +173,10 @@ def _advance_chunks(matrix, vector, u, state, size):
     for _ in range(size.bit_length() - 1):
         krylov = torch.cat([krylov, power @ krylov], dim=-1)
         power = power @ power
-    chunks = u.unflatten(1, (-1, size))  # (batch, chunks, size, channels)
-    added = torch.einsum("bktc,cnt->kbcn", chunks, krylov.flip(-1))
-    for chunk in added[..., None].unbind(0):
+    batch, chunks = u.shape[0], u.shape[1] // size
+    u = u.unflatten(1, (chunks, size)).permute(3, 2, 1, 0).flatten(2)  # (channels, size, chunks *)
+    added = (krylov.flip(-1) @ u).unflatten(-1, (chunks, batch))
+    for chunk in added.unbind(2):
         state = power @ state + chunk
     return state
 

@@ -98,7 +98,7 @@ def step(
     state: Inexact[Tensor, "batch channels states"],
 ) -> tuple[Float[Tensor, "batch channels"], Inexact[Tensor, "batch channels states"]]:
     """One token of (1); here `a` is the decay itself."""
-    state = torch.addcmul(b * x_t[..., None], a, state)
+    state = a * state + b * x_t[..., None]
     return (c * state).sum(-1).real, state
 
 
