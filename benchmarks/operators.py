@@ -32,6 +32,7 @@ from benchmarks.mixer_cases import Mixer, attention, mixers
 from benchmarks.operator_cases import OPERATORS, Operator
 from benchmarks.report import ATTENTION, OURS, Settings
 from ntlib import results
+from ntlib.measuring import environment
 
 QUICK_SHAPE, QUICK_LENGTHS = (1, 256), (256, 512, 1024)
 
@@ -139,6 +140,7 @@ def main(
     directory = directory or (None if quick else results.DIRECTORY)
     limits = Limits.measure(quick)
     click.echo(f"limits of this machine: {limits}")
+    click.echo(f"allocator, for all contenders: {environment()['allocator'] or 'as it comes'}")
 
     start, frames = time.perf_counter(), []
     for part, table, measure in (

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import scaling
+from benchmarks import contenders, scaling
 from benchmarks.limits import EXP_SLOTS, Limits, Work
 from benchmarks.mixer_cases import mixers
 from benchmarks.operator_cases import OPERATORS
@@ -23,7 +23,8 @@ def run(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["operators", "mixers"])
-def test_every_case_runs_and_is_recorded(part, tmp_path):
+def test_every_case_runs_and_is_recorded(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(contenders, "CONTEXT", 8)
     printed = run("--part", part, "--no-peers", "--shape", "1x32", "--directory", str(tmp_path))
     frame, provenance = results.load("operators-speed", tmp_path)
     table = OPERATORS if part == "operators" else mixers()
@@ -34,6 +35,7 @@ def test_every_case_runs_and_is_recorded(part, tmp_path):
     assert (frame[["min_s", "median_s", "bound_s"]] > 0).all(axis=None)
     assert "allocator" in provenance["environment"]
     assert "limits of this machine" in printed
+    assert "allocator, for all contenders" in printed
 
 
 @pytest.mark.slow
