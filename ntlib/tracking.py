@@ -15,6 +15,7 @@ from ntlib import experiments, probes
 from ntlib.experiments import Run
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
+from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv6 import RWKV6Config
@@ -40,6 +41,7 @@ MIXERS: dict[str, MixerConfig] = {
     "RWKV-7": _RWKV7,
     "RWKV-7 (doubled step)": replace(_RWKV7, step=2.0),
     "RWKV-6": RWKV6Config(head_size=D_MODEL // HEADS, mix_rank=8, decay_rank=16),
+    "Mamba": MambaConfig(),
     "RetNet": RetentionConfig(HEADS),
     "LSTM": LSTMConfig(),
     "Transformer": AttentionConfig(HEADS),
