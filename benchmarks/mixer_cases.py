@@ -14,10 +14,11 @@ import torch
 from benchmarks import peers
 from benchmarks.contenders import D_MODEL, SHAPES, Contender, decoder_of, generator, ours
 from benchmarks.limits import Work
-from benchmarks.operator_cases import OPERATORS, WIDTH, Operator
+from benchmarks.operator_cases import CHANNELS, OPERATORS, WIDTH, Operator, cells
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.mamba import MambaConfig
+from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
@@ -54,6 +55,21 @@ def mixer(config: MixerConfig, operator: str, rivals: dict[str, Callable[[], Con
     return Mixer(partial(ours, config), case.work, case.training_work, rivals)
 
 
+def mamba2(d_state: int, chunk_size: int) -> Mixer:
+    """Beside transformers with the chunk size that its configuration would have."""
+    state = CHANNELS * d_state  # cells; all heads share one query and one key
+    return Mixer(
+        partial(ours, Mamba2Config(d_state=d_state)),
+        cells(state, 2, 2 * CHANNELS + 2 * d_state),
+        cells(state, 7, 5 * CHANNELS + 6 * d_state),
+        {
+            f"transformers, chunks of {chunk_size}": partial(
+                peers.transformers_mamba2, d_state, chunk_size
+            )
+        },
+    )
+
+
 def rwkv_block(version: int, config: MixerConfig, operator: str) -> Mixer:
     """Both mixers, the embedding and a small head."""
     case: Operator = OPERATORS[operator]
@@ -82,6 +98,8 @@ def mixers(s4: Path | None = None, mega: Path | None = None) -> dict[str, Mixer]
     chunks = (64, 128)
     return {
         "Mamba": mixer(MambaConfig(), "selective scan", {"mambapy": peers.mambapy}),
+        "Mamba-2, N=64": mamba2(64, 64),
+        "Mamba-2, N=128": mamba2(128, 256),
         "RetNet": mixer(
             RetentionConfig(4, value_dim=WIDTH),
             "linear attention, fixed decay per head",

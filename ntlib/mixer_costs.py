@@ -13,6 +13,7 @@ from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
+from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
@@ -154,6 +155,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
             )
         case MambaConfig():
             return _mamba(d_model, config)
+        case Mamba2Config():
+            return _mamba2(d_model, config)
         case RWKV4Config():
             # the sums of wkv and their exponent, two exponentials each for the output and the state
             return StateCost(4 * d_model**2, 5 * d_model, 4 * d_model, 23 * d_model)
@@ -183,6 +186,19 @@ def _mamba(d_model: int, config: MambaConfig) -> StateCost:
         state=cells + d_inner * (config.d_conv - 1),
         # e^(Delta A) h + (Delta x) B, read by C: 7 per cell; the convolution
         recurrence=7 * cells + 2 * config.d_conv * d_inner,
+    )
+
+
+def _mamba2(d_model: int, config: Mamba2Config) -> StateCost:
+    d_inner = config.expand * d_model
+    n_heads = d_inner // config.head_dim
+    mixed = d_inner + 2 * config.n_groups * config.d_state  # channels of the convolution
+    cells = d_inner * config.d_state
+    return StateCost(
+        projections=d_model * (2 * d_inner + mixed + n_heads),
+        vectors=mixed * (config.d_conv + 1) + 3 * n_heads + d_inner,  # Delta, A, D; the norm
+        state=cells + mixed * (config.d_conv - 1),
+        recurrence=5 * cells + 2 * config.d_conv * mixed,  # decay, rank-one update and read
     )
 
 

@@ -13,6 +13,7 @@ from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
+from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -32,6 +33,7 @@ MIXERS = {
         4, head_norm="group", row_normalisation=True, value_factor=1
     ),
     "Mamba": MambaConfig(d_state=5, d_conv=3),
+    "Mamba-2": Mamba2Config(d_state=6, head_dim=8, n_groups=2, d_conv=3),
     "RWKV-4": RWKV4Config(),
     "RWKV-5": RWKV5Config(head_size=8),
     "RWKV-6": RWKV6Config(head_size=8, mix_rank=3, decay_rank=5),
@@ -47,7 +49,7 @@ BIDIRECTIONAL = [
     DampedEMAConfig(states=3, bidirectional=True),
 ]
 # numbers of state that the plain recurrence multiplies by a vector as a matrix, per token
-PRODUCTS = {"RWKV-4": 0, "RWKV-5": 32 * 8, "RWKV-6": 32 * 8, "Mamba": 64 * 5}
+PRODUCTS = {"RWKV-4": 0, "RWKV-5": 32 * 8, "RWKV-6": 32 * 8, "Mamba": 64 * 5, "Mamba-2": 64 * 6}
 
 
 def config_of(mixer):
@@ -134,6 +136,34 @@ def test_published_retnet_sizes(size, billions):
     for n_kv_heads in (None, 4):
         rival = presets.transformer_paper(size, n_kv_heads)
         assert counted == cost_model.parameters(rival, embeddings=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "without_embedding"),
+    [
+        (presets.mamba("130m"), 129_135_360, 90_520_320),
+        (presets.mamba("370m"), 371_516_416, 320_029_696),
+        (presets.mamba("790m"), 793_204_224, 715_974_144),
+        (presets.mamba("1.4b"), 1_372_178_432, 1_269_204_992),
+        (presets.mamba("2.8b"), 2_768_345_600, 2_639_628_800),
+        (presets.mamba2("130m"), 128_989_632, 90_368_448),
+        (presets.mamba2("370m"), 368_346_624, 316_851_712),
+        (presets.mamba2("780m"), 780_161_280, 702_918_912),
+        (presets.mamba2("1.3b"), 1_343_757_312, 1_240_767_488),
+        (presets.mamba2("2.7b"), 2_702_599_680, 2_573_862_400),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value.mixer).__name__,
+)
+def test_published_mamba_sizes(config, parameters, without_embedding):
+    """The numbers of the released checkpoints, head and embedding shared."""
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    assert count_parameters(model) == cost_model.parameters(config) == parameters
+    for count in (
+        count_parameters(model, embeddings=False),
+        cost_model.parameters(config, embeddings=False),
+    ):
+        assert count == without_embedding
 
 
 @pytest.mark.parametrize("size", presets.RETNET_TORCHSCALE)

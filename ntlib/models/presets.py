@@ -2,6 +2,8 @@
 
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
+from ntlib.mixers.mamba import MambaConfig
+from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.models.language_model import ModelConfig
 
@@ -20,6 +22,22 @@ RETNET_TORCHSCALE = {
     "7b": (4096, 6912, 16, 32),
     "13b": (5120, 8560, 20, 40),
     "65b": (8192, 13824, 32, 64),
+}
+
+# Released by state-spaces, mamba-130m ... and mamba2-130m ...: layers, width (config.json).
+MAMBA = {
+    "130m": (24, 768),
+    "370m": (48, 1024),
+    "790m": (48, 1536),
+    "1.4b": (48, 2048),
+    "2.8b": (64, 2560),
+}
+MAMBA2 = {
+    "130m": (24, 768),
+    "370m": (48, 1024),
+    "780m": (48, 1536),
+    "1.3b": (48, 2048),
+    "2.7b": (64, 2560),
 }
 
 
@@ -55,6 +73,22 @@ def transformer_paper(
     return ModelConfig(
         vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model + saved, ffn="gelu"
     )
+
+
+def mamba(size: str, vocab_size: int = 50280) -> ModelConfig:
+    """A released size of Mamba; its vocabulary is GPT-NeoX's 50277 tokens, padded to eights."""
+    n_layers, d_model = _entry(MAMBA, size)
+    return _mamba_model(vocab_size, d_model, n_layers, MambaConfig())
+
+
+def mamba2(size: str, vocab_size: int = 50288) -> ModelConfig:
+    """A released size of Mamba-2; the same vocabulary, padded to sixteens."""
+    n_layers, d_model = _entry(MAMBA2, size)
+    return _mamba_model(vocab_size, d_model, n_layers, Mamba2Config())
+
+
+def _mamba_model(vocab_size, d_model, n_layers, mixer):
+    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=0, tied=True, norm_eps=1e-5)
 
 
 def _entry(table, size):
