@@ -9,16 +9,16 @@ With delta_t = x_(t-1) - x_t, x^s = x + delta * x_s for each s of r, w, k, v, a,
     S_t = (diag(w) - c (a * kappa) kappa^T) S_(t-1) + k~ v^T                y_t = S_t^T r        (2)
     o = W_o ((norm(y) + (r . (r_k * k~)) v) * g)                                                 (3)
 
-| here          | RWKV-7 (2503.14456)                    | official checkpoints                |
+| here          | RWKV-7 (2503.14456), Sec. 4            | official checkpoints                |
 | ------------- | -------------------------------------- | ----------------------------------- |
 | x_s           | mu_s, Eq. 3                            | x_r, x_w, x_k, x_v, x_a, x_g        |
-| w             | w_t, Eq. 12                            | w0, w1 (D, rank), w2 (rank, D)      |
-| a             | a_t, in-context learning rate, Eq. 4   | a0, a1, a2                          |
+| w             | w_t                                    | w0, w1 (D, rank), w2 (rank, D)      |
+| a             | a_t, in-context learning rate          | a0, a1, a2                          |
 | (1), values   | v_t, v_(t,0), Eq. 10                   | v0, v1, v2; v_first                 |
-| kappa, k_k    | kappa^_t, xi, Eq. 6, 15                | k_k                                 |
-| k~, k_a       | k~_t, alpha, Eq. 7                     | k_a                                 |
-| S             | wkv_t^T, Eq. 17: here (key, value)     |                                     |
-| r_k           | rho, Eq. 20: the current token's bonus | r_k (heads, N)                      |
+| kappa, k_k    | kappa^_t, xi: the removal key          | k_k                                 |
+| k~, k_a       | k~_t, alpha: the replacement key       | k_a                                 |
+| S             | wkv_t^T: here (key, value)             |                                     |
+| r_k           | rho: the current token's bonus         | r_k (heads, N)                      |
 | norm          | LayerNorm of each head on its own      | ln_x, a GroupNorm, eps 64e-5        |
 | c             | 1                                      | none: see `step`                    |
 
@@ -41,7 +41,9 @@ from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.mixers.rwkv5 import HeadState
 from ntlib.mixers.rwkv_init import channel, depth, fraction, set_
 from ntlib.mixers.token_shift import token_shift
+from ntlib.ops.compiled import kernels_serve
 from ntlib.ops.delta_rule import delta_rule, step
+from ntlib.ops.rwkv7_step_kernel import rwkv7_step
 
 _DECAY_BOUND = 0.6065306597126334  # e^(-1/2): no decay is below e^-0.6065 = 0.545
 
@@ -69,6 +71,19 @@ class RWKV7Config:
     def build(self, d_model: int) -> "RWKV7":
         return RWKV7(d_model, self)
 
+    def ranks(self, d_model: int) -> dict[str, int]:
+        """Of the low-rank maps behind w, a, v (not in the first layer) and g."""
+        root = d_model**0.5
+        found = {
+            "w": self.decay_rank or _rounded(1.8 * root),
+            "a": self.rate_rank or _rounded(1.8 * root),
+            "v": self.value_rank or _rounded(1.3 * root),
+            "g": self.gate_rank or _rounded(0.6 * d_model**0.8),
+        }
+        if self.layer == 0:
+            del found["v"]
+        return found
+
 
 class RWKV7(Mixer):
     """Eq. (1) to (3); state: a HeadState, as of versions 5 and 6."""
@@ -82,9 +97,7 @@ class RWKV7(Mixer):
         self.n_heads = check_heads(d_model, config.head_size, "head_size")
         for name in "rwkvag":
             self.register_parameter(f"x_{name}", nn.Parameter(torch.zeros(1, 1, d_model)))
-        for name, rank in self._ranks().items():
-            if name == "v" and config.layer == 0:
-                continue
+        for name, rank in config.ranks(d_model).items():
             if name != "g":
                 self.register_parameter(f"{name}0", nn.Parameter(torch.zeros(1, 1, d_model)))
             self.register_parameter(f"{name}1", nn.Parameter(torch.zeros(d_model, rank)))
@@ -97,15 +110,6 @@ class RWKV7(Mixer):
         self.value = nn.Linear(d_model, d_model, bias=False)
         self.output = nn.Linear(d_model, d_model, bias=False)
         self.ln_x = nn.GroupNorm(self.n_heads, d_model, eps=config.eps)
-
-    def _ranks(self) -> dict[str, int]:
-        root, config = self.d_model**0.5, self.config
-        return {
-            "w": config.decay_rank or _rounded(1.8 * root),
-            "a": config.rate_rank or _rounded(1.8 * root),
-            "v": config.value_rank or _rounded(1.3 * root),
-            "g": config.gate_rank or _rounded(0.6 * self.d_model**0.8),
-        }
 
     def reset_parameters(self, generator=None, residual_scale=1.0):
         """The official start: o = 0, since W_o is 0 (residual_scale has nothing to do)."""
@@ -158,34 +162,41 @@ class RWKV7(Mixer):
         check_input(x, self.d_model)
         last, memory = state or (None, None)
         previous, last = token_shift(x, last)
+        r, w, k, v, a, gate, values = self._project(x, previous, values)
+        r, log_decay, k, v, removed, kappa = self._recurrence(r, w, k, v, a)
         heads = lambda y: split_heads(y, self.n_heads).transpose(1, 2)  # noqa: E731
-        r, log_decay, k, v, removed, kappa, gate, values = self._project(x, previous, values)
         out, memory = delta_rule(
             *(heads(y) for y in (r, k, v, removed, kappa, log_decay)), state=memory, form=form
         )
         y = self._read_out(out.transpose(1, 2).flatten(2), r, k, v, gate)
-        return y, HeadState(last, memory), values
+        return self.output(y), HeadState(last, memory), values
 
     def step_with_values(self, x_t, state, values=None):
         """One token; see forward_with_values."""
         check_input(x_t, self.d_model, ("batch", "d_model"))
         last, memory = state
-        r, log_decay, k, v, removed, kappa, gate, values = self._project(x_t, last, values)
-        heads = lambda y: split_heads(y.to(memory.dtype), self.n_heads)  # noqa: E731
-        now = (heads(y) for y in (r, k, v, removed, kappa, log_decay.exp()))
-        out, memory = step(*now, memory)
-        y = self._read_out(out.flatten(1).to(x_t.dtype), r, k, v, gate)
-        return y, HeadState(x_t, memory), values
+        r, w, k, v, a, gate, values = self._project(x_t, last, values)
+        if r.dtype == memory.dtype and kernels_serve(r) and not torch.is_grad_enabled():
+            parameters = (self.k_k, self.k_a, self.r_k, self.ln_x.weight, self.ln_x.bias)
+            constants = (self.config.step, _DECAY_BOUND, self.config.eps)
+            y, memory = rwkv7_step((r, w, k, v, a, gate), parameters, memory, *constants)
+        else:
+            r, log_decay, k, v, removed, kappa = self._recurrence(r, w, k, v, a)
+            heads = lambda y: split_heads(y.to(memory.dtype), self.n_heads)  # noqa: E731
+            now = (heads(y) for y in (r, k, v, removed, kappa, log_decay.exp()))
+            out, memory = step(*now, memory)
+            y = self._read_out(out.flatten(1).to(x_t.dtype), r, k, v, gate)
+        return self.output(y), HeadState(x_t, memory), values
 
     def _project(self, x: Tensor, previous: Tensor, values: Tensor | None) -> tuple[Tensor, ...]:
-        """(.., d_model) twice -> r, log w, k~, v, -c a * kappa, kappa, g and the first layer's
-        values, each (.., d_model)."""
+        """(.., d_model) twice -> r, the decay's logits, k, v (1), the rate's logits, g and the
+        first layer's values, each (.., d_model)."""
         mixtures = torch.cat([self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g])
         mixtures = mixtures if x.dim() == 2 else mixtures[:, None]
         x_r, x_w, x_k, x_v, x_a, x_g = torch.lerp(x, previous, mixtures).unbind()
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
-        w = (self.w0.view(-1) + torch.tanh(x_w @ self.w1) @ self.w2).to(self._work())
-        a = torch.sigmoid(self.a0.view(-1) + (x_a @ self.a1) @ self.a2)
+        w = self.w0.view(-1) + torch.tanh(x_w @ self.w1) @ self.w2
+        a = self.a0.view(-1) + (x_a @ self.a1) @ self.a2
         gate = torch.sigmoid(x_g @ self.g1) @ self.g2
         if self.config.layer == 0:
             values = v
@@ -196,17 +207,21 @@ class RWKV7(Mixer):
                 )
             mixture = torch.sigmoid(self.v0.view(-1) + (x_v @ self.v1) @ self.v2)
             v = torch.lerp(v, values, mixture)
+        return r, w, k, v, a, gate, values
+
+    def _recurrence(self, r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor):
+        """What enters (2): r, log w, k~, v, -c a * kappa, kappa."""
+        log_decay = -_DECAY_BOUND * torch.sigmoid(w.to(self._work()))
+        a = torch.sigmoid(a)
         kappa = F.normalize(split_heads(k * self.k_k.view(-1), self.n_heads), dim=-1).flatten(-2)
         k = k + k * (a - 1) * self.k_a.view(-1)
-        log_decay = -_DECAY_BOUND * torch.sigmoid(w)
-        return r, log_decay, k, v, -self.config.step * a * kappa, kappa, gate, values
+        return r, log_decay, k, v, -self.config.step * a * kappa, kappa
 
     def _read_out(self, y: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
-        """Eq. (3); all (.., d_model)."""
+        """Eq. (3) without W_o; all (.., d_model)."""
         normed = self.ln_x(y.reshape(-1, self.d_model)).view(y.shape)
         weight = split_heads(r * k, self.n_heads).mul(self.r_k).sum(-1, keepdim=True)
-        bonus = (weight * split_heads(v, self.n_heads)).flatten(-2)
-        return self.output((normed + bonus) * gate)
+        return (normed + (weight * split_heads(v, self.n_heads)).flatten(-2)) * gate
 
     def _work(self) -> torch.dtype:
         # bfloat16 has no decay between 0.996 and 1

@@ -8,7 +8,8 @@ under a_t. With a_t = -beta_t b_t that removes a share beta_t of it: one step of
 
 | here      | DeltaNet (2406.06484)  | Gated DeltaNet (2412.06464)  | RWKV-7 (2503.14456)       |
 | --------- | ---------------------- | ---------------------------- | ------------------------- |
-| state S   | S_t^T, Sec. 2.2        | S_t^T, Eq. 10                | wkv_t^T, Eq. 17           |
+| equation  | Sec. 2, delta rule     | Sec. 3, gated delta rule     | Sec. 4, wkv_t             |
+| state S   | S_t^T                  | S_t^T                        | wkv_t^T                   |
 | q         | q_t                    | q_t                          | r_t                       |
 | k, v      | beta_t k_t, v_t        | beta_t k_t, v_t              | k~_t, v_t                 |
 | b         | k_t                    | k_t                          | kappa^_t                  |
