@@ -19,6 +19,7 @@ from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
@@ -165,6 +166,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
         case RWKV6Config():
             low_rank = 10 * d_model * config.mix_rank + 2 * d_model * config.decay_rank
             return _rwkv_heads(d_model, config.head_size, 5 * d_model**2 + low_rank, 10 * d_model)
+        case RWKV7Config():
+            return _rwkv7(d_model, config)
         case S4DConfig():
             return _s4d(d_model, config)
         case S4Config():
@@ -207,6 +210,18 @@ def _rwkv_heads(d_model: int, head_size: int, projections: int, vectors: int) ->
     cells = d_model * head_size
     # decay, rank-one update and read, 5 per cell; the bonus is a scalar product and a multiple of v
     return StateCost(projections, vectors, cells + d_model, 5 * cells + 5 * d_model)
+
+
+def _rwkv7(d_model: int, config: RWKV7Config) -> StateCost:
+    ranks, cells = config.ranks(d_model), d_model * config.head_size
+    return StateCost(
+        projections=4 * d_model**2 + 2 * d_model * sum(ranks.values()),
+        # 6 mixtures, an offset of each low-rank map but the gate's, k_k, k_a, r_k, the norm
+        vectors=(6 + len(ranks) - 1 + 3 + 2) * d_model,
+        state=cells + d_model,
+        # decay, read under kappa, two rank-one updates, read: 1 + 4 x 2 per cell; the bonus
+        recurrence=9 * cells + 5 * d_model,
+    )
 
 
 def _s4d(d_model: int, config: S4DConfig) -> StateCost:

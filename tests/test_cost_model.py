@@ -18,6 +18,7 @@ from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
 from ntlib.models import presets
@@ -37,6 +38,10 @@ MIXERS = {
     "RWKV-4": RWKV4Config(),
     "RWKV-5": RWKV5Config(head_size=8),
     "RWKV-6": RWKV6Config(head_size=8, mix_rank=3, decay_rank=5),
+    "RWKV-7": RWKV7Config(head_size=8),
+    "RWKV-7, a later layer": RWKV7Config(
+        8, decay_rank=3, rate_rank=4, value_rank=5, gate_rank=6, layer=1, n_layers=2
+    ),
     "S4D": S4DConfig(d_state=6),
     "S4D, LegS": S4DConfig(d_state=6, init="legs"),
     "S4": S4Config(d_state=6, l_max=16),
@@ -49,7 +54,8 @@ BIDIRECTIONAL = [
     DampedEMAConfig(states=3, bidirectional=True),
 ]
 # numbers of state that the plain recurrence multiplies by a vector as a matrix, per token
-PRODUCTS = {"RWKV-4": 0, "RWKV-5": 32 * 8, "RWKV-6": 32 * 8, "Mamba": 64 * 5, "Mamba-2": 64 * 6}
+PRODUCTS = {"RWKV-4": 0, "RWKV-5": 32 * 8, "RWKV-6": 32 * 8, "RWKV-7": 2 * 32 * 8}
+PRODUCTS |= {"Mamba": 64 * 5, "Mamba-2": 64 * 6}
 
 
 def config_of(mixer):
