@@ -5,7 +5,9 @@ from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.retention import RetentionConfig
+from ntlib.models import rwkv_sizes
 from ntlib.models.language_model import ModelConfig
+from ntlib.models.rwkv import RWKVConfig
 
 # RetNet, arXiv 2307.08621: Table 2 of the later version (Table 8) gives layers, width and heads;
 # Sec. 3.1 a value width of 2 d_model and a GELU feed-forward layer of 2 d_model, which makes 12
@@ -97,12 +99,15 @@ def _entry(table, size):
     return table[size]
 
 
-def small(architecture: str, vocab_size: int) -> ModelConfig:
+def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig:
     """The two-layer models that chapters train live: the same number of parameters within 0.5%.
 
     A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
-    narrower feed-forward layer, as in RetNet's paper.
+    narrower feed-forward layer, as in RetNet's paper. RWKV-4 to RWKV-7 are whole models with
+    feed-forward layers of their own.
     """
+    if architecture in rwkv_sizes.SMALL:
+        return rwkv_sizes.small(architecture, vocab_size)
     d_model, n_heads = 64, 2  # heads of 32
     choices = {
         "Transformer": (AttentionConfig(n_heads), 170),
@@ -110,6 +115,7 @@ def small(architecture: str, vocab_size: int) -> ModelConfig:
         "RetNet": (RetentionConfig(n_heads), 85),
     }
     if architecture not in choices:
-        raise ValueError(f"architecture must be one of {', '.join(choices)}, got {architecture!r}")
+        names = ", ".join([*choices, *rwkv_sizes.SMALL])
+        raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
     return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim)

@@ -24,10 +24,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv5 import RWKV5Config
+from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 
-TimeMixConfig = RWKV4Config
-_VERSION = {RWKV4Config: 4}
+TimeMixConfig = RWKV4Config | RWKV5Config | RWKV6Config | RWKV7Config
+_VERSION = {RWKV4Config: 4, RWKV5Config: 5, RWKV6Config: 6, RWKV7Config: 7}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Block(nn.Module):
     def __init__(self, config: RWKVConfig, layer: int):
         super().__init__()
         d_model, place = config.d_model, {"layer": layer, "n_layers": config.n_layers}
+        self.shares_values = config.version == 7
         if layer == 0:
             self.ln0 = nn.LayerNorm(d_model)  # of the embedding
         self.ln1 = nn.LayerNorm(d_model)
@@ -77,17 +81,25 @@ class Block(nn.Module):
             self.att.init_state(batch_size, capacity), self.ffn.init_state(batch_size, capacity)
         )
 
-    def forward(self, h, state):
-        mixed, att = self.att(self.ln1(h), state.att)
+    def forward(self, h, state, values=None):
+        """`values` are those of the first block, which version 7 hands from block to block."""
+        if self.shares_values:
+            mixed, att, values = self.att.forward_with_values(self.ln1(h), state.att, values)
+        else:
+            mixed, att = self.att(self.ln1(h), state.att)
         h = h + mixed
         mixed, ffn = self.ffn(self.ln2(h), state.ffn)
-        return h + mixed, BlockState(att, ffn)
+        return h + mixed, BlockState(att, ffn), values
 
-    def step(self, h, state):
-        mixed, att = self.att.step(self.ln1(h), state.att)
+    def step(self, h, state, values=None):
+        """One token; see forward."""
+        if self.shares_values:
+            mixed, att, values = self.att.step_with_values(self.ln1(h), state.att, values)
+        else:
+            mixed, att = self.att.step(self.ln1(h), state.att)
         h = h + mixed
         mixed, ffn = self.ffn.step(self.ln2(h), state.ffn)
-        return h + mixed, BlockState(att, ffn)
+        return h + mixed, BlockState(att, ffn), values
 
 
 class RWKV(nn.Module):
@@ -143,9 +155,9 @@ class RWKV(nn.Module):
             raise ValueError(
                 f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}"
             )
-        h, after = self.blocks[0].ln0(self.emb(tokens)), []
+        h, after, values = self.blocks[0].ln0(self.emb(tokens)), [], None
         for block, state in zip(self.blocks, states or self.init_states(len(tokens)), strict=True):
-            h, state = block(h, state)
+            h, state, values = block(h, state, values)
             after.append(state)
         return self.ln_out(h), after
 
@@ -153,9 +165,9 @@ class RWKV(nn.Module):
         self, token: Int[Tensor, " batch"], states: list[Any]
     ) -> tuple[Float[Tensor, "batch vocab"], list[Any]]:
         """Logits after one more token."""
-        h, after = self.blocks[0].ln0(self.emb(token)), []
+        h, after, values = self.blocks[0].ln0(self.emb(token)), [], None
         for block, state in zip(self.blocks, states, strict=True):
-            h, state = block.step(h, state)
+            h, state, values = block.step(h, state, values)
             after.append(state)
         return self.head(self.ln_out(h)), after
 

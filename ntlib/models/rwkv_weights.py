@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv5 import RWKV5Config
+from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.models.rwkv import RWKV, RWKVConfig
 from ntlib.models.weight_files import read_tensors
 
@@ -110,19 +113,44 @@ def _version(weights: Mapping[str, Tensor]) -> int:
     return version
 
 
-def _size(weights: Mapping[str, Tensor], name: str, dim: int, default: int | None = None) -> int:
+def _size(weights: Mapping[str, Tensor], name: str, dim: int) -> int:
     """Size `dim` of a parameter, as most of the blocks that have it say."""
     found = [x for key, x in weights.items() if re.fullmatch(rf"(blocks\.\d+\.)?{name}", key)]
     sizes = Counter(x.shape[dim] for x in found if x.dim() > dim)
-    if not sizes and default is None:
+    if not sizes:
         raise ValueError(f"{name} is missing: its shape tells a size of the model")
-    return sizes.most_common(1)[0][0] if sizes else default
+    return sizes.most_common(1)[0][0]
 
 
-# the time mix of each version, its sizes read from the weights
-_MIXERS = {
-    4: lambda weights: RWKV4Config(),
-}
+def _rwkv4(weights: Mapping[str, Tensor]) -> RWKV4Config:
+    return RWKV4Config()
+
+
+def _rwkv5(weights: Mapping[str, Tensor]) -> RWKV5Config:
+    return RWKV5Config(head_size=_size(weights, "att.time_faaaa", 1))
+
+
+def _rwkv6(weights: Mapping[str, Tensor]) -> RWKV6Config:
+    return RWKV6Config(
+        head_size=_size(weights, "att.time_faaaa", 1),
+        mix_rank=_size(weights, "att.time_maa_w2", 1),
+        decay_rank=_size(weights, "att.time_decay_w2", 0),
+    )
+
+
+def _rwkv7(weights: Mapping[str, Tensor]) -> RWKV7Config:
+    # a model of one block has no value residual
+    has_values = any(name.endswith("att.v2") for name in weights)
+    return RWKV7Config(
+        head_size=_size(weights, "att.r_k", 1),
+        decay_rank=_size(weights, "att.w2", 0),
+        rate_rank=_size(weights, "att.a2", 0),
+        value_rank=_size(weights, "att.v2", 0) if has_values else None,
+        gate_rank=_size(weights, "att.g2", 0),
+    )
+
+
+_MIXERS = {4: _rwkv4, 5: _rwkv5, 6: _rwkv6, 7: _rwkv7}
 
 
 def _check(expected: Mapping[str, tuple], weights: Mapping[str, Tensor], config: RWKVConfig):

@@ -10,6 +10,9 @@ import torch
 from ntlib.experiments import Run, execute
 from ntlib.measuring import tensor_bytes
 from ntlib.mixers.rwkv4 import RWKV4Config
+from ntlib.mixers.rwkv5 import RWKV5Config
+from ntlib.mixers.rwkv6 import RWKV6Config
+from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.models.generation import Sampling, generate
 from ntlib.models.language_model import count_parameters
 from ntlib.models.rwkv import RWKVConfig
@@ -17,7 +20,12 @@ from ntlib.tasks.batch import Batch
 from ntlib.training import TrainConfig, make_optimizer
 from tests import rwkv_files
 
-MIXERS = {4: RWKV4Config()}
+MIXERS = {
+    4: RWKV4Config(),
+    5: RWKV5Config(),
+    6: RWKV6Config(mix_rank=rwkv_files.MIX_RANK, decay_rank=rwkv_files.DECAY_RANK),
+    7: RWKV7Config(decay_rank=24, rate_rank=16, value_rank=8, gate_rank=40),
+}
 VOCAB, D, LAYERS, FFN = 31, 128, 3, 160
 
 

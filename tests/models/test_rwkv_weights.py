@@ -12,7 +12,7 @@ from ntlib.models.rwkv_weights import from_tensors, infer_config, load_rwkv
 from tests.rwkv_files import SIZES, random_weights
 from tests.rwkv_peer import rwkv_logits
 
-VERSIONS = [4]
+VERSIONS = [4, 5, 6, 7]
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3, 2, 7]
 
 
@@ -34,7 +34,7 @@ def file(version, tmp_path_factory):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("layers", [3, 1])
+@pytest.mark.parametrize("layers", [3, 2])
 @torch.no_grad()
 def test_logits_are_the_authors(version, layers, tmp_path):
     weights = random_weights(version, seed=layers, layers=layers)
@@ -47,6 +47,17 @@ def test_logits_are_the_authors(version, layers, tmp_path):
     for t in range(half, len(TOKENS)):
         logits, states = model.step(torch.tensor([TOKENS[t]]), states)
         assert (logits[0] - steps[t]).abs().max() < 1e-4 * steps.abs().max(), t
+
+
+def test_one_layer_loads_with_and_without_what_nothing_reads(version):
+    weights = random_weights(version, layers=1)
+    kept = {name: x for name, x in weights.items() if not name.startswith("blocks.0.att.v")}
+    models = [
+        from_tensors(weights),
+        from_tensors(kept | {n: weights[n] for n in weights if "value" in n}),
+    ]
+    outputs = [model(torch.tensor([TOKENS]))[0] for model in models]
+    assert torch.equal(*outputs)
 
 
 def test_version_and_sizes_come_from_names_and_shapes(version, file):
