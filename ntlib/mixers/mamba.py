@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntlib.mixers.mamba_step_kernel import mamba_step, step_serves
 from ntlib.mixers.protocol import Mixer, check_input
+from ntlib.ops.compiled import array
 from ntlib.ops.selective_scan import selective_scan
 from ntlib.ops.short_conv import short_conv, short_conv_step
 
@@ -111,6 +113,8 @@ class Mamba(Mixer):
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
+        if step_serves(x_t):
+            return self._compiled_step(x_t, state)
         conv, ssm = state
         x_t, gate = self.in_proj(x_t).chunk(2, dim=-1)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
@@ -120,6 +124,14 @@ class Mamba(Mixer):
         A = -self.A_log.exp()
         y, ssm = selective_scan(x_t, delta, A, B, C, self.D, gate, state=ssm)
         return self.out_proj(y[:, 0]), MambaState(conv, ssm)
+
+    def _compiled_step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        state = MambaState(*(part.clone(memory_format=torch.contiguous_format) for part in state))
+        y = torch.empty_like(x_t)
+        # parameters in the order of torch: a module's own first, then those of its parts
+        given = (x_t, *state, *self.parameters())
+        mamba_step(*(array(part) for part in given), y.numpy())
+        return y, state
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What depends on the token: Delta (..., d_inner), B and C (..., d_state)."""
