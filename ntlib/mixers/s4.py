@@ -19,6 +19,8 @@ Departures: the official code changes C and l_kernel in its first forward pass a
 it meets a longer sequence. Here reset_parameters sets them for `l_max` and a longer sequence uses a
 C-tilde computed on the way; `lengthen` makes that permanent. Angles are exact (the official
 file's powers of a complex64 root are 1e-4 off at 16384 nodes), and w = -1 is a node like any other.
+B starts as HiPPO's; the official code clips Im B at 2, which, as phases are arbitrary, takes from
+the fastest poles an amount that depends on the eigensolver.
 """
 
 import math

@@ -16,8 +16,8 @@ convolution of width 1: its weight has one more dimension). The block is y = GLU
 D x)); dropout is left out. The repository's larger module calls log_dt inv_dt and keeps the pole
 with the negative imaginary part of each pair.
 
-With init="legs" B starts as HiPPO's b, twice what the theory asks for, as in the official code, and
-is learned; with the others it is 1.
+With init="legs" B starts as HiPPO's b, twice what the theory asks for, as in the official code
+(which clips Im b at 2, see s4.py), and is learned; with the others it starts as 1.
 """
 
 import math

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
@@ -14,6 +15,8 @@ from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
+from ntlib.mixers.s4 import S4Config
+from ntlib.mixers.s4d import S4DConfig
 from tests.mixers import battery
 
 CONFIGS = {
@@ -43,6 +46,13 @@ CONFIGS = {
     "RWKV-5, channel mix": ChannelMixConfig(version=5),
     "RWKV-6, channel mix": ChannelMixConfig(version=6, layer=1, n_layers=3),
     "RWKV-7, channel mix": ChannelMixConfig(version=7),
+    "S4": S4Config(d_state=8, l_max=16),
+    "S4, LegT": S4Config(d_state=6, l_max=16, measure="legt", n_ssm=3),
+    "S4D-Lin": S4DConfig(d_state=8),
+    "S4D-Inv": S4DConfig(d_state=8, init="inv", discretisation="bilinear", learn_b=True),
+    "S4D-LegS": S4DConfig(d_state=8, init="legs"),
+    "S4D-Real": S4DConfig(d_state=6, init="real"),
+    "damped EMA": DampedEMAConfig(states=4),
 }
 
 
