@@ -20,13 +20,22 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.rwkv_init import channel, depth, fraction, set_, zigzag
+from ntlib.mixers.rwkv_step_kernel import arrays, paths, rwkv4_step, step_serves, weights
 from ntlib.mixers.token_shift import token_shift
 from ntlib.ops.wkv import WKVState, empty_state, step, wkv
+
+# what the compiled step reads
+_STEP = paths(
+    *("time_mix_r", "time_mix_k", "time_mix_v"),
+    *("receptance.weight", "key.weight", "value.weight", "output.weight"),
+    *("time_decay", "time_first"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,12 +101,20 @@ class RWKV4(Mixer):
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
+        if step_serves(x_t):
+            return self._compiled_step(x_t, state)
         r, k, v = self._project(x_t, state.last)
         work = state.memory.exponent.dtype
         out, memory = step(
             k.to(work), v.to(work), self._log_decay(), self.time_first.to(work), state.memory
         )
         return self.output(torch.sigmoid(r) * out.to(r.dtype)), RWKV4State(x_t, memory)
+
+    def _compiled_step(self, x_t: Tensor, state: RWKV4State) -> tuple[Tensor, RWKV4State]:
+        inputs = arrays(x_t, state.last, *state.memory)
+        y, final = np.empty_like(inputs[0]), np.empty((3, *x_t.shape), inputs[2].dtype)
+        rwkv4_step(*inputs, *weights(self, _STEP), final, y)
+        return torch.from_numpy(y), RWKV4State(x_t, WKVState(*torch.from_numpy(final).unbind()))
 
     def _project(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """r, k, v; any leading dimensions."""

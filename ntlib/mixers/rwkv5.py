@@ -24,14 +24,24 @@ Names, shapes and the initialisation are the official code's (RWKV-LM, RWKV-v5, 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
+from ntlib.mixers.rwkv_heads_step_kernel import heads_step, rwkv5_inputs
 from ntlib.mixers.rwkv_init import channel, depth, head_bonus, head_decay, set_
+from ntlib.mixers.rwkv_step_kernel import arrays, paths, step_serves, weights
 from ntlib.mixers.token_shift import token_shift
 from ntlib.ops.linear_attention import linear_attention, step
+
+# what the compiled step reads
+_STEP = paths(
+    *("key.weight", "value.weight", "receptance.weight", "gate.weight", "output.weight"),
+    *("time_faaaa", "ln_x.weight", "ln_x.bias"),
+)
+_STEP_INPUTS = paths("time_mix_k", "time_mix_v", "time_mix_r", "time_mix_g", "time_decay")
 
 
 @dataclass(frozen=True)
@@ -120,11 +130,26 @@ class HeadTimeMix(Mixer):
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
+        if step_serves(x_t):
+            return self._compiled_step(x_t, state)
         r, k, v, g, log_decay = self._project(x_t, state.last)
         r, k, v = (split_heads(y.to(state.memory.dtype), self.n_heads) for y in (r, k, v))
         decay = split_heads(log_decay.exp(), self.n_heads)
         out, memory = step(r, k, v, decay, state.memory, self.time_faaaa.to(r.dtype))
         return self._read_out(out.flatten(1).to(x_t.dtype), g), HeadState(x_t, memory)
+
+    def _inputs(self, x: np.ndarray, last: np.ndarray, mixed: np.ndarray, decay: np.ndarray):
+        """For one token, compiled: write the inputs of k, v, r, g, (4, batch, d_model), and w,
+        (batch, d_model)."""
+        raise NotImplementedError
+
+    def _compiled_step(self, x_t: Tensor, state: HeadState) -> tuple[Tensor, HeadState]:
+        x, last, memory = arrays(x_t, state.last, state.memory)
+        mixed, decay = np.empty((4, *x.shape), x.dtype), np.empty_like(x)
+        self._inputs(x, last, mixed, decay)
+        y, final = np.empty_like(x), np.empty_like(memory)
+        heads_step(mixed, decay, *weights(self, _STEP), self.config.eps, memory, final, y)
+        return torch.from_numpy(y), HeadState(x_t, torch.from_numpy(final))
 
     def _read_out(self, y: Tensor, g: Tensor) -> Tensor:
         """Eq. (2); y (rows, d_model)."""
@@ -163,3 +188,6 @@ class RWKV5(HeadTimeMix):
             F.silu(self.gate(torch.lerp(previous, x, self.time_mix_g.view(-1)))),
             -self.time_decay.flatten().to(self._work()).exp(),
         )
+
+    def _inputs(self, x, last, mixed, decay):
+        rwkv5_inputs(x, last, *weights(self, _STEP_INPUTS), mixed, decay)

@@ -26,7 +26,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ntlib.mixers.rwkv5 import HeadTimeMix
+from ntlib.mixers.rwkv_heads_step_kernel import rwkv6_inputs
 from ntlib.mixers.rwkv_init import channel, depth, head_decay, set_
+from ntlib.mixers.rwkv_step_kernel import paths, weights
+
+# what the compiled step reads before it does as RWKV-5's
+_STEP_INPUTS = paths(
+    *("time_maa_x", "time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r", "time_maa_g"),
+    *("time_maa_w1", "time_maa_w2", "time_decay", "time_decay_w1", "time_decay_w2"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,3 +101,6 @@ class RWKV6(HeadTimeMix):
             F.silu(self.gate(g)),
             -d.to(self._work()).exp(),  # (2)
         )
+
+    def _inputs(self, x, last, mixed, decay):
+        rwkv6_inputs(x, last, *weights(self, _STEP_INPUTS), mixed, decay)

@@ -19,17 +19,31 @@ shapes and initialisations are the official checkpoints' and code's (RWKV-LM); t
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.rwkv_init import channel, depth, set_
+from ntlib.mixers.rwkv_step_kernel import arrays, channel_mix_step, paths, step_serves, weights
 from ntlib.mixers.token_shift import token_shift
 
 _PREFIX = {4: "time_mix_", 5: "time_mix_", 6: "time_maa_", 7: "x_"}
 # The mixture starts as (i / D)^(eta^power) of the current token
 _POWER = {4: 1, 5: 1, 6: 3, 7: 4}
+
+# What the compiled step reads. Version 7, without receptance, gives the key's twice and says so.
+_STEP = {
+    version: paths(
+        prefix + "k",
+        prefix + ("k" if version == 7 else "r"),
+        "key.weight",
+        "key.weight" if version == 7 else "receptance.weight",
+        "value.weight",
+    )
+    for version, prefix in _PREFIX.items()
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,14 @@ class ChannelMix(Mixer):
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
-        return self._mix(x_t, state), x_t
+        if not step_serves(x_t):
+            return self._mix(x_t, state), x_t
+        inputs = arrays(*((state, x_t) if self.config.version < 6 else (x_t, state)))
+        y = np.empty_like(inputs[0])
+        channel_mix_step(
+            *inputs, *weights(self, _STEP[self.config.version]), self.config.version < 7, y
+        )
+        return torch.from_numpy(y), x_t
 
     def _mix(self, x: Tensor, previous: Tensor) -> Tensor:
         if self.config.version < 6:
