@@ -29,34 +29,30 @@ class ShortConv(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, state)
         ctx.silu = silu
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        _forward(
-            array(x), array(weight.T), array(bias), array(state), _taps(weight), silu, array(y)
-        )
+        _forward(*_given(x, weight, bias, state), silu, array(y))
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        x, weight, bias, state = ctx.saved_tensors
+        x, weight, _, state = ctx.saved_tensors
         batch, length, channels = x.shape
-        blocks = -(-length // TOKENS_PER_TASK)
+        tasks = batch * -(-length // TOKENS_PER_TASK)
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         grad_state = torch.empty_like(state, memory_format=torch.contiguous_format)
         # every task's own sum; the last row is the bias's
-        grad_weight = x.new_zeros(batch * blocks, weight.shape[1] + 1, channels)
-        _backward(
-            *(array(a) for a in (x, weight.T, bias, state, grad_y)),
-            _taps(weight),
-            ctx.silu,
-            *(array(a) for a in (grad_x, grad_weight, grad_state)),
-        )
-        grad_weight = grad_weight.sum(0)
-        return grad_x, grad_weight[:-1].T, grad_weight[-1], grad_state, None
+        sums = x.new_zeros(tasks, weight.shape[1] + 1, channels)
+        results = (array(grad) for grad in (grad_x, sums, grad_state))
+        _backward(*_given(*ctx.saved_tensors), ctx.silu, array(grad_y), *results)
+        sums = sums.sum(0)
+        return grad_x, sums[:-1].T, sums[-1], grad_state, None
 
 
-def _taps(weight):
-    """A tuple of length width: its length is known to the compiler, which unrolls loops over it."""
-    return (0,) * weight.shape[1]
+def _given(x, weight, bias, state):
+    """Arrays, the weights of a tap side by side, and a tuple of length width: its length is known
+    to the compiler, which unrolls loops over it."""
+    taps = (0,) * weight.shape[1]
+    return array(x), array(weight.T), array(bias), array(state), taps
 
 
 @kernel
@@ -103,7 +99,7 @@ def _convolve(rows, weight, bias, taps, silu, y):
 
 
 @kernel
-def _backward(x, weight, bias, state, grad_y, taps, silu, grad_x, grad_weight, grad_state):
+def _backward(x, weight, bias, state, taps, silu, grad_y, grad_x, grad_weight, grad_state):
     batch, length, channels = x.shape
     tail = len(taps) - 1
     blocks = -(-length // TOKENS_PER_TASK)
@@ -114,32 +110,17 @@ def _backward(x, weight, bias, state, grad_y, taps, silu, grad_x, grad_weight, g
         head = _head(x[b], state[b])
         # gradients before SiLU of a chunk's tokens and of the `tail` tokens after it
         grads = np.zeros((TOKENS_PER_CHUNK + tail, channels), x.dtype)
-        after = min(end + tail, length)
-        ignored = np.zeros_like(grad_weight[task])
-        _before_silu(x[b], head, weight, bias, grad_y[b], taps, silu, end, after, grads, ignored)
+        sums, ignored = grad_weight[task], np.zeros_like(grad_weight[task])
+        given = x[b], head, weight, bias, grad_y[b], taps, silu
+        _before_silu(*given, end, min(end + tail, length), grads, ignored)
         while end > start:  # chunks, the last one first
             chunk = (end - start - 1) // TOKENS_PER_CHUNK * TOKENS_PER_CHUNK + start
-            size = end - chunk
-            for i in range(tail - 1, -1, -1):
-                grads[size + i] = grads[i]
-            _before_silu(
-                x[b],
-                head,
-                weight,
-                bias,
-                grad_y[b],
-                taps,
-                silu,
-                chunk,
-                end,
-                grads,
-                grad_weight[task],
-            )
+            grads[end - chunk : end - chunk + tail] = grads[:tail].copy()
+            _before_silu(*given, chunk, end, grads, sums)
             _convolve(grads, backwards, zero, taps, False, grad_x[b, chunk:end])
             end = chunk
         if start == 0:
-            head[:tail] = zero
-            head[tail:] = grads[:tail]
+            head[:tail], head[tail:] = 0, grads[:tail]
             _convolve(head, backwards, zero, taps, False, grad_state[b])
 
 

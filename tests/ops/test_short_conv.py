@@ -59,7 +59,7 @@ def test_the_definition_in_scipy(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("width", [1, 3, 4])
 def test_torch_conv1d(width, form):
     torch.manual_seed(width)
     conv = nn.Conv1d(6, 6, width, groups=6, padding=width - 1).double()
@@ -77,7 +77,7 @@ def test_torch_conv1d(width, form):
 @settings(max_examples=30, deadline=None)
 @given(
     length=st.integers(1, 300),
-    width=st.integers(2, 5),
+    width=st.sampled_from([2, 3, 4]),
     channels=st.integers(1, 20),
     activation=st.sampled_from([None, "silu"]),
     seed=st.integers(0, 2**16),
