@@ -219,9 +219,10 @@ def _check(q, k, v, a, b, log_decay, state, chunk_size):
             "log_decay must be (heads,), (heads, d_k), (batch, heads, length) or (batch, heads, "
             f"length, d_k), one of {shapes}; got {tuple(log_decay.shape)}"
         )
-    if bool((log_decay > 0).any()):
+    largest = log_decay.max().item() if log_decay.numel() else 0.0
+    if largest > 0:
         raise ValueError(
-            f"log_decay must be <= 0 (a decay in (0, 1]), got a maximum of {log_decay.max():g}"
+            f"log_decay must be <= 0 (a decay in (0, 1]), got a maximum of {largest:g}"
         )
     fixed = log_decay.dim() <= 2
     log_decay = log_decay if log_decay.dim() in (2, 4) else log_decay[..., None]
