@@ -127,7 +127,7 @@ class Mamba(Mixer):
 
     def _compiled_step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         state = MambaState(*(part.clone(memory_format=torch.contiguous_format) for part in state))
-        y = torch.empty_like(x_t)
+        y = x_t.new_empty(x_t.shape)
         # parameters in the order of torch: a module's own first, then those of its parts
         given = (x_t, *state, *self.parameters())
         mamba_step(*(array(part) for part in given), y.numpy())

@@ -133,28 +133,14 @@ class SelectiveScan(torch.autograd.Function):
         x, delta, A, B, C, D, gate, kept = ctx.saved_tensors
         batch, _, channels = x.shape
         width, gated = block_width(batch, channels), gate is not None
-        blocks = -(-channels // width)
-        empty = x.new_empty
-        grads = (
-            torch.empty_like(x),
-            torch.empty_like(x),
-            torch.empty_like(x) if gated else x.new_empty(0, 0, 0),
-            empty(batch, *A.shape),
-            empty(batch, channels),
-            empty(blocks, *B.shape),
-            empty(blocks, *C.shape),
-            empty(batch, *A.shape),
-        )
+        per_token = [x.new_empty(x.shape if i < 2 or gated else (0, 0, 0)) for i in range(3)]
+        per_sequence = [x.new_empty(batch, *shape) for shape in (A.shape, D.shape, A.shape)]
+        per_block = [x.new_empty(-(-channels // width), *B.shape) for _ in range(2)]
         inputs = (array(i) for i in (x, delta, A * LOG2_E, B, C, D, gate if gated else x))
-        backward(
-            *inputs,
-            gated,
-            kept.numpy(),
-            width,
-            array(grad_y),
-            array(grad_final),
-            tuple(grad.numpy() for grad in grads),
-        )
+        grads = (*per_token, *per_sequence[:2], *per_block, per_sequence[2])
+        arrays = tuple(grad.numpy() for grad in grads)
+        given = (kept.numpy(), width, array(grad_y), array(grad_final))
+        backward(*inputs, gated, *given, arrays)
         dx, ddelta, dgate, dA, dD, dB, dC, dstate = grads
         dgate = dgate if gated else None
         return dx, ddelta, dA.sum(0), dB.sum(0), dC.sum(0), dD.sum(0), dgate, dstate

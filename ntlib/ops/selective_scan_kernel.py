@@ -108,7 +108,7 @@ def run_forward(
     """Outputs, final state and kept states (none of them unless `keep`)."""
     batch, length, channels = x.shape
     pieces = -(-length // EVERY) if keep else 0
-    y, final = torch.empty_like(x), torch.empty_like(state)
+    y, final = x.new_empty(x.shape), x.new_empty(state.shape)
     kept = x.new_empty(batch, pieces, A.shape[1], channels)
     gated = gate is not None
     inputs = (array(i) for i in (x, delta, A * LOG2_E, B, C, D, gate if gated else x))
