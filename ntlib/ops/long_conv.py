@@ -52,8 +52,8 @@ def long_conv(
     """Evaluate (1) over a sequence and return outputs and the final state.
 
     `log_a` is the logarithm of a, real part <= 0; log_a, b, c are all real or all complex, and so
-    is the state (float32 or complex64 at least). `form` is one of FORMS; None takes "compiled" on a
-    CPU, otherwise "recurrent" for one token and "parallel" for more.
+    is the state (float32 or complex64 at least). `form` is one of FORMS; None takes
+    "recurrent" for one token, for more "compiled" on a CPU and "parallel" elsewhere.
 
     Raises ValueError for shapes that do not fit, an empty sequence, parameters of which some are
     complex and some real, Re log_a > 0, an unknown form or chunk_size < 1.
@@ -67,7 +67,7 @@ def long_conv(
     state = state.to(numbers)
     if form is None:
         fast = kernels_serve(x, log_a, b, c, state)
-        form = "compiled" if fast else "recurrent" if x.shape[1] == 1 else "parallel"
+        form = "recurrent" if x.shape[1] == 1 else "compiled" if fast else "parallel"
     if form == "recurrent":
         out, state = recurrent(x, log_a, b, c, state)
     elif form == "parallel":

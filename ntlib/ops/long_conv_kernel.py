@@ -16,9 +16,9 @@ from numba import prange
 from torch.autograd.function import once_differentiable
 
 from ntlib.ops.compiled import array, inlined, kernel
-from ntlib.ops.long_conv_recurrence import LANES, complex_recurrence, real_recurrence
+from ntlib.ops.long_conv_recurrence import LANES, complex_recurrence, get, put, real_recurrence
 
-TOKENS = 8  # tokens at a visit of a state; measured: 4 is 1.2 times slower, 1 ten times
+TOKENS = 8  # tokens at a visit of a state; measured: 4 is 1.2 times slower
 SEGMENT = 64  # tokens between states kept for the backward pass
 
 advance_complex, retreat_complex = complex_recurrence(TOKENS)
@@ -28,52 +28,29 @@ advance_real_1, retreat_real_1 = real_recurrence(1)
 
 
 @inlined
-def get(x, t, count, lane, rows):
-    """rows = `count` tokens of x from t on, LANES channels from `lane` on; zeros beyond."""
-    width = min(LANES, x.shape[1] - lane)
-    rows[:] = 0
-    for j in range(count):
-        source, target = x[t + j, lane : lane + width], rows[j * LANES : j * LANES + width]
-        for w in range(width):
-            target[w] = source[w]
-
-
-@inlined
-def put(rows, x, t, count, lane):
-    width = min(LANES, x.shape[1] - lane)
-    for j in range(count):
-        source, target = rows[j * LANES : j * LANES + width], x[t + j, lane : lane + width]
-        for w in range(width):
-            target[w] = source[w]
-
-
-@inlined
 def advance(p, h, xs, ys, count):
     """`count` tokens, eight at once where there are eight."""
     is_complex = h.shape[1] == 2 * LANES
+    if count == TOKENS and is_complex:
+        return advance_complex(p, h, xs, ys)
     if count == TOKENS:
-        if is_complex:
-            advance_complex(p, h, xs, ys)
-        else:
-            advance_real(p, h, xs, ys)
-        return
+        return advance_real(p, h, xs, ys)
     for j in range(count):
         one = slice(j * LANES, (j + 1) * LANES)
         if is_complex:
             advance_complex_1(p, h, xs[one], ys[one])
         else:
             advance_real_1(p, h, xs[one], ys[one])
+    return None
 
 
 @inlined
 def retreat(p, h, xs, ys, dys, dh, dxs, dp, before, count):
     is_complex = h.shape[1] == 2 * LANES
+    if count == TOKENS and is_complex:
+        return retreat_complex(p, h, xs, dys, dh, dxs, dp, before)
     if count == TOKENS:
-        if is_complex:
-            retreat_complex(p, h, xs, dys, dh, dxs, dp, before)
-        else:
-            retreat_real(p, h, xs, dys, dh, dxs, dp, before)
-        return
+        return retreat_real(p, h, xs, dys, dh, dxs, dp, before)
     for j in range(count - 1, -1, -1):
         start, one = h.copy(), slice(j * LANES, (j + 1) * LANES)
         advance(p, start, xs, ys, j)
@@ -81,6 +58,7 @@ def retreat(p, h, xs, ys, dys, dh, dxs, dp, before, count):
             retreat_complex_1(p, start, xs[one], dys[one], dh, dxs[one], dp, before)
         else:
             retreat_real_1(p, start, xs[one], dys[one], dh, dxs[one], dp, before)
+    return None
 
 
 @inlined

@@ -4,7 +4,7 @@ Both walk a fixed number of tokens, so that the compiler unrolls them: for each 
 (channels) at a time, decay, b, c and h are loaded once, h stays in registers from token to token
 and is put back. With eight tokens that leaves one load of x, one load and one store of y beside 10
 multiply-adds per (token, state): bound by arithmetic, all data in the first-level cache. The
-reverse first runs the tokens again, keeping h before each of them in `before` (2 KB), then walks
+reverse first runs the tokens again, keeping h before each of them in `before` (1 KB), then walks
 back with the gradient of h in registers.
 
 The decay is near + rest, near = -1, 0 or 1 being the integer next to Re a. So a = 1 - 1e-6 keeps
@@ -20,6 +20,8 @@ distances between the rows of an array are constants.
 """
 
 import numba
+
+from ntlib.ops.compiled import inlined
 
 LANES = 16
 
@@ -133,3 +135,23 @@ def real_recurrence(tokens):
                 dq[LANES + w], dq[2 * LANES + w], dq[3 * LANES + w], dg[w] = da, db, dc, u
 
     return advance, retreat
+
+
+@inlined
+def get(x, t, count, lane, rows):
+    """rows = `count` tokens of x from t on, LANES channels from `lane` on; zeros beyond."""
+    width = min(LANES, x.shape[1] - lane)
+    rows[:] = 0
+    for j in range(count):
+        source, target = x[t + j, lane : lane + width], rows[j * LANES : j * LANES + width]
+        for w in range(width):
+            target[w] = source[w]
+
+
+@inlined
+def put(rows, x, t, count, lane):
+    width = min(LANES, x.shape[1] - lane)
+    for j in range(count):
+        source, target = rows[j * LANES : j * LANES + width], x[t + j, lane : lane + width]
+        for w in range(width):
+            target[w] = source[w]
