@@ -151,7 +151,7 @@ def main(
             rivals = available(case.peers) if with_peers else {}
             frames += measure(name, case, rivals, settings, limits, shapes)
     if frames and directory:
-        save("operators-speed", pd.concat(frames), report.COLUMNS, start, directory)
+        save("operators-speed", pd.concat(frames), report.COLUMNS, start, directory, quick)
 
     if "scaling" in parts:
         start = time.perf_counter()
@@ -164,16 +164,16 @@ def main(
         )
         click.echo("\n".join(scaling.report(frame)))
         if directory:
-            save("operators-scaling", frame, scaling.COLUMNS, start, directory)
+            save("operators-scaling", frame, scaling.COLUMNS, start, directory, quick)
 
 
-def save(experiment, frame, columns, start, directory) -> None:
+def save(experiment, frame, columns, start, directory, quick) -> None:
     path = results.save(
         experiment,
         frame.reset_index(drop=True),
         command=shlex.join(["python", "-m", "benchmarks.operators", *sys.argv[1:]]),
         seeds=(SEED,),
-        profile="full",
+        profile="smoke" if quick else "full",
         duration_s=time.perf_counter() - start,
         columns=columns,
         directory=directory,

@@ -34,6 +34,7 @@ def test_every_case_runs_and_is_recorded(part, tmp_path, monkeypatch):
         assert set(rows.phase) == phases, name
     assert (frame[["min_s", "median_s", "bound_s"]] > 0).all(axis=None)
     assert "allocator" in provenance["environment"]
+    assert provenance["profile"] == "smoke"
     assert "limits of this machine" in printed
     assert "allocator, for all contenders" in printed
 
