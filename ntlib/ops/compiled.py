@@ -1,8 +1,7 @@
 """How the operators' kernels are compiled and called, and the switch that turns all of them off.
 
 A kernel is a plain loop in Python that numba compiles for this processor at its first call; the
-machine code is cached on disk, so that a second process starts at once. (The cache lies in
-__pycache__; after a change of this file `make clean` must drop it.) A kernel stands in a file
+machine code is cached on disk, so that a second process starts at once. A kernel stands in a file
 `<operator>_kernel.py` beside its reference in torch, and tests hold it to that reference.
 
     with reference():          # every operator takes its readable form
@@ -12,11 +11,13 @@ What makes LLVM vectorise a kernel: take views of rows (`row = x[b, t]`) and loo
 a row; keep conditions out of the inner loop; no slice may alias another.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -28,6 +29,17 @@ from torch import Tensor
 # Sums may be reordered and multiply-adds fused. NaN and infinity keep their meaning (numba's
 # fastmath=True would drop it): a sequence that holds a NaN must not come out clean.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+
+def _sources() -> str:
+    """A digest of every file that machine code may be made from."""
+    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted([*package.glob("ops/*.py"), *package.glob("mixers/*_kernel.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = _sources()
 
 # NTLIB_REFERENCE=1 in the environment turns kernels off in every process.
 _reference = ContextVar("reference", default=os.environ.get("NTLIB_REFERENCE", "") not in ("", "0"))
@@ -51,8 +63,10 @@ def kernels_serve(*tensors: Tensor | None) -> bool:
 def kernel(function: Callable) -> Callable:
     """Compile at the first call, run `prange` loops on as many threads as torch, keep the machine
     code on disk."""
-    compiled = numba.njit(
-        function, parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True, nogil=True
+    compiled = cached(
+        numba.njit(
+            function, parallel=True, fastmath=FASTMATH, error_model="numpy", cache=True, nogil=True
+        )
     )
 
     def call(*arguments):
@@ -69,9 +83,21 @@ def kernel(function: Callable) -> Callable:
 
 def inlined(function: Callable) -> Callable:
     """Compile a helper that kernels call."""
-    return numba.njit(
-        function, fastmath=FASTMATH, error_model="numpy", cache=True, inline="never", nogil=True
+    return cached(
+        numba.njit(
+            function, fastmath=FASTMATH, error_model="numpy", cache=True, inline="never", nogil=True
+        )
     )
+
+
+def cached(compiled):
+    """Make the cache on disk forget machine code when any file it was made from has changed.
+
+    numba itself looks at the function's own file only, so that a kernel would go on with old code
+    of a helper in another file, without a word.
+    """
+    compiled._cache._cache_file._source_stamp = SOURCES
+    return compiled
 
 
 def array(x: Tensor) -> np.ndarray:

@@ -12,8 +12,6 @@ all digits of the 1e-6 (rounded to float32 as a whole it would be off by 5% of i
 those of its own. What remains in float32 for complex a is the rounding of the rest: a phase that
 drifts by up to 3e-8 per step, 1e-5 of the output where the state forgets within 1e3 steps.
 
-After a change of this file `make clean` must drop the kernel's machine code (see compiled.py).
-
 Arrays: p, dp (states, parameters * LANES); h, dh (states, LANES or 2 * LANES); xs, ys and their
 gradients (tokens * LANES). Flat rows, because the compiler vectorises only where it sees that all
 distances between the rows of an array are constants.
@@ -21,7 +19,7 @@ distances between the rows of an array are constants.
 
 import numba
 
-from ntlib.ops.compiled import inlined
+from ntlib.ops.compiled import cached, inlined
 
 LANES = 16
 
@@ -29,7 +27,8 @@ LANES = 16
 def in_order(function):
     """Compile without leave to reorder sums: near h + rest h must not become (near + rest) h."""
     flags = {"contract", "nsz"}
-    return numba.njit(function, fastmath=flags, error_model="numpy", cache=True, nogil=True)
+    compiled = numba.njit(function, fastmath=flags, error_model="numpy", cache=True, nogil=True)
+    return cached(compiled)
 
 
 def complex_recurrence(tokens):

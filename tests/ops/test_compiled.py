@@ -1,14 +1,17 @@
 """The kernels' exponential and their switch."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numba import prange
 
+from ntlib.ops import compiled, linear_attention_tiles
 from ntlib.ops.compiled import exp, kernel, kernels_serve, reference
 
 
@@ -76,3 +79,17 @@ def test_the_first_kernel_leaves_torch_its_threads():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "1"
+
+
+def test_cached_machine_code_knows_all_its_sources(tmp_path, monkeypatch):
+    """A helper that changes in another file than its kernel: numba alone would keep the old."""
+    package = Path(compiled.__file__).parents[1]
+    for room in ("ops", "mixers"):
+        shutil.copytree(package / room, tmp_path / room)
+    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "ops" / "compiled.py"))
+    assert compiled._sources() == compiled.SOURCES
+    with (tmp_path / "ops" / "linear_attention_tiles.py").open("a") as file:
+        file.write("# changed")
+    assert compiled._sources() != compiled.SOURCES
+    helper = linear_attention_tiles.add_product
+    assert helper._cache._cache_file._source_stamp == compiled.SOURCES
