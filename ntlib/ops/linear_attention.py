@@ -13,7 +13,8 @@
 
 RWKV-5 and 6 (2404.05892) call q receptance r and u the bonus; GLA (2312.06635) has no bonus and
 writes alpha_t for w_t. Who decays how is seen from the number of dimensions of log_decay: (heads,)
-RetNet; (heads, d_k) RWKV-5; (batch, heads, length) Mamba-2; (batch, heads, length, d_k) RWKV-6, GLA.
+RetNet; (heads, d_k) RWKV-5; (batch, heads, length) Mamba-2; (batch, heads, length, d_k) RWKV-6 and
+GLA.
 
 The forms compute the same function. `recurrent` is the definition. `parallel` unrolls (1) into one
 masked matrix product, quadratic in length. `chunkwise` is parallel inside chunks and recurrent
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from ntlib.ops.compiled import kernels_serve
 from ntlib.ops.linear_attention_chunkwise import chunkwise
-from ntlib.ops.linear_attention_kernel import compiled
+from ntlib.ops.linear_attention_compiled import compiled
 
 # Measured on two AVX-512 cores: equally fast from 64 to 128, slower on either side.
 DEFAULT_CHUNK_SIZE = 64

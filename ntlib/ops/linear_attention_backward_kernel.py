@@ -18,6 +18,15 @@ import numpy as np
 from numba import prange
 
 from ntlib.ops.compiled import inlined, kernel
+from ntlib.ops.linear_attention_chunk_gradients import (
+    add_column_products,
+    add_decay,
+    own_reads_new,
+    own_with_bonus,
+    pair_products,
+    through_outputs,
+    through_state,
+)
 from ntlib.ops.linear_attention_tiles import (
     BLOCK,
     CHUNK,
@@ -65,25 +74,15 @@ def one_head(
     down, across = (n_k + WIDTH - 1) // WIDTH, (n_v + WIDTH - 1) // WIDTH
     size = down * across * SQUARE
     of_k = np.empty((9, down * BLOCK), q.dtype)
-    w, query, keys, read, faded, z, y, dk, dw = (
-        of_k[0],
-        of_k[1],
-        of_k[2],
-        of_k[3],
-        of_k[4],
-        of_k[5],
-        of_k[6],
-        of_k[7],
-        of_k[8],
-    )
+    w, query, keys, read, faded = of_k[0], of_k[1], of_k[2], of_k[3], of_k[4]
+    z, y, dk, dw = of_k[5], of_k[6], of_k[7], of_k[8]
     of_v = np.empty((3, across * BLOCK), q.dtype)
     values, d, dv = of_v[0], of_v[1], of_v[2]
     grads = np.empty((2, size), q.dtype)
     g, g_turned = grads[0], grads[1]
     states = np.empty(SEGMENT // CHUNK * size, q.dtype)
-    squares = np.empty((2, CHUNK * CHUNK), q.dtype)
-    pairs, weights = squares[0], squares[1]
-    later, both = np.empty((CHUNK + 1) * WIDTH, q.dtype), np.empty(WIDTH, q.dtype)
+    pairs, weights = np.empty(CHUNK * CHUNK, q.dtype), np.empty(BLOCK, q.dtype)
+    later, both = np.empty(CHUNK * BLOCK, q.dtype), np.empty(WIDTH, q.dtype)
     whole, ones = np.empty(down * WIDTH, q.dtype), np.ones(WIDTH, q.dtype)
     load_state(g, d_final)
     load_state(g_turned, d_final.T)
@@ -91,18 +90,10 @@ def one_head(
         first, tokens = t // SEGMENT * SEGMENT, min(CHUNK, length - t)
         if t + CHUNK >= length or (t + CHUNK) % SEGMENT == 0:
             load_state(states[:size], kept[first // SEGMENT].T)
-            for m in range(first, t, CHUNK):
-                load(keys, k, m * k_step, k_step, CHUNK, n_k)
-                load(values, v, m * v_step, v_step, CHUNK, n_v)
-                load_decay(w, decay, m * decay_step, decay_step, per_channel, CHUNK, n_k)
-                old = states[(m - first) // CHUNK * size :]
-                new = old[size:]
-                new[:size] = old[:size]
-                for i in range(down):
-                    fade_keys(faded, whole, keys[i * BLOCK :], w[i * BLOCK :])
-                    for j in range(across):
-                        tile = new[(j * down + i) * SQUARE :]
-                        advance(tile, ones, whole, values[j * BLOCK :], faded)
+            recompute(
+                states, k[first * k_step :], v[first * v_step :], decay[first * decay_step :],
+                strides, t - first, sizes, keys, values, w, faded, whole,
+            )  # fmt: skip
         turned = states[(t - first) // CHUNK * size :]
         load(query, q, t * q_step, q_step, tokens, n_k)
         load(keys, k, t * k_step, k_step, tokens, n_k)
@@ -150,110 +141,22 @@ def one_head(
 
 
 @inlined
-def pair_products(pairs, d, v):
-    """P_ts = d_t . v_s for s <= t."""
-    pairs[:] = 0
-    for j in range(0, len(v), BLOCK):
-        for t in range(CHUNK):
-            for s in range(t + 1):
-                a, b = d[j + t * WIDTH :], v[j + s * WIDTH :]
-                total = pairs.dtype.type(0)
-                for i in range(WIDTH):
-                    total += a[i] * b[i]
-                pairs[t * CHUNK + s] += total
-
-
-@inlined
-def add_column_products(out, a, b):
-    """out[i] += sum_j a[j, i] b[j, i] over a tile."""
-    for j in range(WIDTH):
-        x, y = a[j * WIDTH :], b[j * WIDTH :]
-        for i in range(WIDTH):
-            out[i] += x[i] * y[i]
-
-
-@inlined
-def through_state(y, both, k, w, later, dk, dw):
-    """What G sees: dk_s and the decays, with S's own part, both = row sums of S * G, going on
-    through the recurrence in which k_s Y_s enters. dk and dw start here."""
-    row = later[CHUNK * WIDTH :]
-    row[:WIDTH] = 1
-    for s in range(CHUNK - 1, -1, -1):
-        at = s * WIDTH
-        new, old, decay, fresh, out = later[at:], later[at + WIDTH :], w[at:], y[at:], dk[at:]
-        for i in range(WIDTH):  # later_{s+1} = w_{s+1} ... w_last
-            out[i] = old[i] * fresh[i]
-            new[i] = old[i] * decay[i]
-    for s in range(CHUNK):
-        at = s * WIDTH
-        rest, decay, key, fresh, out = later[at + WIDTH :], w[at:], k[at:], y[at:], dw[at:]
-        for i in range(WIDTH):
-            before = decay[i] * both[i]
-            out[i] = rest[i] * before
-            both[i] = before + key[i] * fresh[i]
-
-
-@inlined
-def through_outputs(pairs, k, w, read, z, later, dk, dw, weights):
-    """What later outputs of the chunk see. z_t becomes the gradient of read_t, read_t is faded to
-    the chunk's start; weights_st collects the transposed weights for dv."""
-    for t in range(CHUNK):
-        seen = z[t * WIDTH :]
-        later[t * WIDTH : (t + 1) * WIDTH] = read[t * WIDTH : (t + 1) * WIDTH]
-        for s in range(t - 1, -1, -1):
-            at, pair = s * WIDTH, pairs[t * CHUNK + s]
-            new, old, decay, key, out = later[at:], later[at + WIDTH :], w[at:], k[at:], dk[at:]
-            total = weights.dtype.type(0)
-            for i in range(WIDTH):  # later_{s+1} = w_{s+1} ... w_{t-1} read_t
-                total += old[i] * key[i]
-                out[i] += pair * old[i]
-                new[i] = old[i] * decay[i]
-            weights[s * CHUNK + t] += total
-        read[t * WIDTH : (t + 1) * WIDTH] = later[:WIDTH]
-        for s in range(t):
-            at, pair = s * WIDTH, pairs[t * CHUNK + s]
-            rest, decay, key, out = later[at + WIDTH :], w[at:], k[at:], dw[at:]
-            for i in range(WIDTH):
-                before = decay[i] * seen[i]
-                out[i] += rest[i] * before
-                seen[i] = before + pair * key[i]
-
-
-@inlined
-def own_reads_new(pairs, q, k, w, z, dk, dw, weights):
-    """Without a bonus: read_t = w_t q_t, and token t itself with weight q_t . k_t; z becomes dq."""
-    for t in range(CHUNK):
-        at, pair = t * WIDTH, pairs[t * CHUNK + t]
-        query, key, decay, out, d_key, d_log = q[at:], k[at:], w[at:], z[at:], dk[at:], dw[at:]
-        total = weights.dtype.type(0)
-        for i in range(WIDTH):
-            total += query[i] * key[i]
-            through = decay[i] * out[i]
-            d_log[i] += query[i] * through
-            d_key[i] += pair * query[i]
-            out[i] = through + pair * key[i]
-        weights[t * CHUNK + t] += total
-
-
-@inlined
-def own_with_bonus(pairs, q, k, u, z, dk, du, weights):
-    """With a bonus: read_t = q_t, and token t itself with weight q_t . (u k_t); z becomes dq."""
-    for t in range(CHUNK):
-        at, pair = t * WIDTH, pairs[t * CHUNK + t]
-        query, key, out, d_key = q[at:], k[at:], z[at:], dk[at:]
-        total = weights.dtype.type(0)
-        for i in range(min(WIDTH, len(u))):
-            total += u[i] * query[i] * key[i]
-            d_key[i] += pair * u[i] * query[i]
-            out[i] += pair * u[i] * key[i]
-            du[i] += pair * query[i] * key[i]
-        weights[t * CHUNK + t] += total
-
-
-@inlined
-def add_decay(d_decay, start, stride, per_channel, tokens, channels, dw):
-    """Gradients of log decays, summed over what shares one."""
-    for t in range(tokens):
-        row = d_decay[start + t * stride :]
-        for i in range(channels):
-            row[i * per_channel] += dw[i // WIDTH * BLOCK + t * WIDTH + i % WIDTH]
+def recompute(states, k, v, decay, strides, end, sizes, keys, values, w, faded, whole):
+    """Transposed states before the chunks of a segment up to token `end`; the first one is there.
+    The last five arrays are room to work in."""
+    _, _, n_k, n_v = sizes
+    _, k_step, v_step, decay_step, per_channel, _ = strides
+    down, across = (n_k + WIDTH - 1) // WIDTH, (n_v + WIDTH - 1) // WIDTH
+    size, ones = down * across * SQUARE, np.ones(WIDTH, k.dtype)
+    for t in range(0, end, CHUNK):
+        load(keys, k, t * k_step, k_step, CHUNK, n_k)
+        load(values, v, t * v_step, v_step, CHUNK, n_v)
+        load_decay(w, decay, t * decay_step, decay_step, per_channel, CHUNK, n_k)
+        old = states[t // CHUNK * size :]
+        new = old[size:]
+        new[:size] = old[:size]
+        for i in range(down):
+            fade_keys(faded, whole, keys[i * BLOCK :], w[i * BLOCK :])
+            for j in range(across):
+                tile = new[(j * down + i) * SQUARE :]
+                advance(tile, ones, whole, values[j * BLOCK :], faded)
