@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.rwkv_init import channel, depth, fraction, set_, zigzag
 from ntlib.mixers.rwkv_step_kernel import arrays, paths, rwkv4_step, step_serves, weights
-from ntlib.mixers.token_shift import token_shift
+from ntlib.mixers.token_shift import last_token, shift_mix
 from ntlib.ops.wkv import WKVState, empty_state, step, wkv
 
 # what the compiled step reads
@@ -94,16 +94,15 @@ class RWKV4(Mixer):
         """See Mixer.forward; `form` forces one of wkv's forms."""
         check_input(x, self.d_model)
         last, memory = state or (None, None)
-        previous, last = token_shift(x, last)
-        r, k, v = self._project(x, previous)
+        r, k, v = self._project(*shift_mix(x, last, self._mixtures()[:, None]))
         out, memory = wkv(k, v, self._log_decay(), self.time_first, state=memory, form=form)
-        return self.output(torch.sigmoid(r) * out), RWKV4State(last, memory)
+        return self.output(torch.sigmoid(r) * out), RWKV4State(last_token(x), memory)
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
         if step_serves(x_t):
             return self._compiled_step(x_t, state)
-        r, k, v = self._project(x_t, state.last)
+        r, k, v = self._project(*torch.lerp(x_t, state.last, self._mixtures()).unbind())
         work = state.memory.exponent.dtype
         out, memory = step(
             k.to(work), v.to(work), self._log_decay(), self.time_first.to(work), state.memory
@@ -116,13 +115,12 @@ class RWKV4(Mixer):
         rwkv4_step(*inputs, *weights(self, _STEP), final, y)
         return torch.from_numpy(y), RWKV4State(x_t, WKVState(*torch.from_numpy(final).unbind()))
 
-    def _project(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """r, k, v; any leading dimensions."""
-        return (
-            self.receptance(torch.lerp(previous, x, self.time_mix_r.view(-1))),
-            self.key(torch.lerp(previous, x, self.time_mix_k.view(-1))),
-            self.value(torch.lerp(previous, x, self.time_mix_v.view(-1))),
-        )
+    def _mixtures(self) -> Tensor:
+        """How much of x_(t-1) is in x^r, x^k, x^v: (3, 1, d_model)."""
+        return 1 - torch.cat([self.time_mix_r, self.time_mix_k, self.time_mix_v])
+
+    def _project(self, x_r: Tensor, x_k: Tensor, x_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.receptance(x_r), self.key(x_k), self.value(x_v)
 
     def _log_decay(self) -> Tensor:
         # in bfloat16 e^-exp(time_decay) would have lost what tells a slow decay from 1

@@ -33,7 +33,7 @@ from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.mixers.rwkv_heads_step_kernel import heads_step, rwkv5_inputs
 from ntlib.mixers.rwkv_init import channel, depth, head_bonus, head_decay, set_
 from ntlib.mixers.rwkv_step_kernel import arrays, paths, step_serves, weights
-from ntlib.mixers.token_shift import token_shift
+from ntlib.mixers.token_shift import last_token, shift_mix
 from ntlib.ops.linear_attention import linear_attention, step
 
 # what the compiled step reads
@@ -82,10 +82,10 @@ class HeadTimeMix(Mixer):
         self.ln_x = nn.GroupNorm(self.n_heads, d_model, eps=config.eps)
 
     def _project(
-        self, x: Tensor, previous: Tensor
+        self, x: Tensor, last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(rows, d_model) twice -> r, k, v, silu(g), each (rows, d_model), and log w: (d_model,) or
-        (rows, d_model)."""
+        """(batch, length, d_model) and the token before it -> r, k, v, silu(g) of the same shape,
+        and log w: the same or (d_model,)."""
         raise NotImplementedError
 
     def reset_parameters(self, generator=None, residual_scale=1.0):
@@ -112,9 +112,8 @@ class HeadTimeMix(Mixer):
         """See Mixer.forward; `form` forces one of the operator's forms."""
         check_input(x, self.d_model)
         last, memory = state or (None, None)
-        previous, last = token_shift(x, last)
-        r, k, v, g, log_decay = self._project(x.flatten(0, 1), previous.flatten(0, 1))
-        heads = lambda y: split_heads(y.view(x.shape), self.n_heads).transpose(1, 2)  # noqa: E731
+        r, k, v, g, log_decay = self._project(x, last)
+        heads = lambda y: split_heads(y, self.n_heads).transpose(1, 2)  # noqa: E731
         fixed = log_decay.dim() == 1
         out, memory = linear_attention(
             heads(r),
@@ -125,14 +124,16 @@ class HeadTimeMix(Mixer):
             state=memory,
             form=form,
         )
-        y = self._read_out(out.transpose(1, 2).reshape(-1, self.d_model), g)
-        return y.view(x.shape), HeadState(last, memory)
+        y = self._read_out(out.transpose(1, 2).flatten(2), g)
+        return y, HeadState(last_token(x), memory)
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
         if step_serves(x_t):
             return self._compiled_step(x_t, state)
-        r, k, v, g, log_decay = self._project(x_t, state.last)
+        r, k, v, g, log_decay = (
+            y.squeeze(1) if y.dim() == 3 else y for y in self._project(x_t[:, None], state.last)
+        )
         r, k, v = (split_heads(y.to(state.memory.dtype), self.n_heads) for y in (r, k, v))
         decay = split_heads(log_decay.exp(), self.n_heads)
         out, memory = step(r, k, v, decay, state.memory, self.time_faaaa.to(r.dtype))
@@ -152,8 +153,9 @@ class HeadTimeMix(Mixer):
         return torch.from_numpy(y), HeadState(x_t, torch.from_numpy(final))
 
     def _read_out(self, y: Tensor, g: Tensor) -> Tensor:
-        """Eq. (2); y (rows, d_model)."""
-        return self.output(self.ln_x(y) * g)
+        """Eq. (2)."""
+        normal = self.ln_x(y.flatten(0, -2)).view(y.shape)
+        return self.output(normal * g)
 
     def _work(self) -> torch.dtype:
         # bfloat16 has no decay between 0.996 and 1
@@ -180,14 +182,11 @@ class RWKV5(HeadTimeMix):
         for mixture in (self.time_mix_r, self.time_mix_g):
             set_(mixture, channel(self.d_model) ** (0.5 * eta))
 
-    def _project(self, x, previous):
-        return (
-            self.receptance(torch.lerp(previous, x, self.time_mix_r.view(-1))),
-            self.key(torch.lerp(previous, x, self.time_mix_k.view(-1))),
-            self.value(torch.lerp(previous, x, self.time_mix_v.view(-1))),
-            F.silu(self.gate(torch.lerp(previous, x, self.time_mix_g.view(-1)))),
-            -self.time_decay.flatten().to(self._work()).exp(),
-        )
+    def _project(self, x, last):
+        mixtures = torch.cat([self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g])
+        r, k, v, g = shift_mix(x, last, 1 - mixtures[:, None])
+        log_decay = -self.time_decay.flatten().to(self._work()).exp()
+        return self.receptance(r), self.key(k), self.value(v), F.silu(self.gate(g)), log_decay
 
     def _inputs(self, x, last, mixed, decay):
         rwkv5_inputs(x, last, *weights(self, _STEP_INPUTS), mixed, decay)

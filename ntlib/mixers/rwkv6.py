@@ -29,6 +29,7 @@ from ntlib.mixers.rwkv5 import HeadTimeMix
 from ntlib.mixers.rwkv_heads_step_kernel import rwkv6_inputs
 from ntlib.mixers.rwkv_init import channel, depth, head_decay, set_
 from ntlib.mixers.rwkv_step_kernel import paths, weights
+from ntlib.mixers.token_shift import shift_mix
 
 # what the compiled step reads before it does as RWKV-5's
 _STEP_INPUTS = paths(
@@ -84,23 +85,18 @@ class RWKV6(HeadTimeMix):
         for outer in (self.time_maa_w2, self.time_decay_w2):
             nn.init.uniform_(outer, -0.01, 0.01, generator=generator)
 
-    def _project(self, x, previous):
-        z = torch.tanh(torch.lerp(x, previous, self.time_maa_x.view(-1)) @ self.time_maa_w1)
-        z = z.unflatten(-1, (5, -1)).transpose(0, 1)  # (5, rows, rank)
+    def _project(self, x, last):
+        (base,) = shift_mix(x, last, self.time_maa_x[None])
+        z = torch.tanh(base.flatten(0, 1) @ self.time_maa_w1)
+        z = z.unflatten(1, (5, -1)).transpose(0, 1)  # (5, batch x length, rank)
         fixed = torch.cat(
             [self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g]
         )
-        # all five in one batched product and one pass: (5, rows, d_model)
-        mixture = torch.baddbmm(fixed, z, self.time_maa_w2)
-        w, k, v, r, g = torch.lerp(x, previous, mixture).unbind()  # (1)
-        d = torch.tanh(w @ self.time_decay_w1) @ self.time_decay_w2 + self.time_decay.view(-1)
-        return (
-            self.receptance(r),
-            self.key(k),
-            self.value(v),
-            F.silu(self.gate(g)),
-            -d.to(self._work()).exp(),  # (2)
-        )
+        mixtures = torch.baddbmm(fixed, z, self.time_maa_w2)  # all five in one batched product
+        w, k, v, r, g = shift_mix(x, last, mixtures.unflatten(1, x.shape[:2]))  # (1)
+        d = torch.tanh(w @ self.time_decay_w1) @ self.time_decay_w2 + self.time_decay
+        log_decay = -d.to(self._work()).exp()  # (2)
+        return self.receptance(r), self.key(k), self.value(v), F.silu(self.gate(g)), log_decay
 
     def _inputs(self, x, last, mixed, decay):
         rwkv6_inputs(x, last, *weights(self, _STEP_INPUTS), mixed, decay)

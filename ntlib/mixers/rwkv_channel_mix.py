@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.rwkv_init import channel, depth, set_
 from ntlib.mixers.rwkv_step_kernel import arrays, channel_mix_step, paths, step_serves, weights
-from ntlib.mixers.token_shift import token_shift
+from ntlib.mixers.token_shift import last_token, shift_mix
 
 _PREFIX = {4: "time_mix_", 5: "time_mix_", 6: "time_maa_", 7: "x_"}
 # The mixture starts as (i / D)^(eta^power) of the current token
@@ -98,13 +98,12 @@ class ChannelMix(Mixer):
 
     def forward(self, x, state=None):
         check_input(x, self.d_model)
-        previous, last = token_shift(x, state)
-        return self._mix(x, previous), last
+        return self._mix(*shift_mix(x, state, self._mixtures()[:, None])), last_token(x)
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
         if not step_serves(x_t):
-            return self._mix(x_t, state), x_t
+            return self._mix(*torch.lerp(x_t, state, self._mixtures()).unbind()), x_t
         inputs = arrays(*((state, x_t) if self.config.version < 6 else (x_t, state)))
         y = np.empty_like(inputs[0])
         channel_mix_step(
@@ -112,12 +111,12 @@ class ChannelMix(Mixer):
         )
         return torch.from_numpy(y), x_t
 
-    def _mix(self, x: Tensor, previous: Tensor) -> Tensor:
-        if self.config.version < 6:
-            x, previous = previous, x  # the mixture's weight multiplies the second
-        inputs = [
-            torch.lerp(x, previous, getattr(self, _PREFIX[self.config.version] + name).view(-1))
-            for name in self.mixed
-        ]
-        y = self.value(F.relu(self.key(inputs[0])).square())
-        return torch.sigmoid(self.receptance(inputs[1])) * y if len(inputs) > 1 else y
+    def _mixtures(self) -> Tensor:
+        """How much of x_(t-1) is in x^k (and x^r): (1 or 2, 1, d_model)."""
+        prefix = _PREFIX[self.config.version]
+        mixtures = torch.cat([getattr(self, prefix + name) for name in self.mixed])
+        return mixtures if self.config.version >= 6 else 1 - mixtures
+
+    def _mix(self, x_k: Tensor, x_r: Tensor | None = None) -> Tensor:
+        y = self.value(F.relu(self.key(x_k)).square())
+        return y if x_r is None else torch.sigmoid(self.receptance(x_r)) * y
