@@ -94,5 +94,13 @@ def complete(
     tokens = reader.encode(prompt)
     if not tokens:
         raise ValueError("the prompt is empty: there is nothing to continue")
+    _warm_up(model)
     generator = torch.Generator().manual_seed(seed)
     return Completion(model, reader, tokens, n_tokens, sampling, generator)
+
+
+@torch.no_grad()
+def _warm_up(model: Model) -> None:
+    """Compile the kernels and bring the weights into memory, so that rates are the model's."""
+    _, states = model.hidden(torch.zeros(1, 2, dtype=torch.long))
+    model.step(torch.zeros(1, dtype=torch.long), states)
