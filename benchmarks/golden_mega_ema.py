@@ -6,28 +6,23 @@
 It computes in float32 (its Fourier transforms do in any case).
 """
 
-import importlib.util
-import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import torch
-from safetensors.torch import save_file
 
-from ntlib.measuring import environment
-from ntlib.results import write_atomically
+from benchmarks.golden import DIRECTORY, commit_of, keep
+from benchmarks.official import import_file
 
-TARGET = Path(__file__).resolve().parents[1] / "data" / "golden" / "mega-ema.safetensors"
+TARGET = DIRECTORY / "mega-ema.safetensors"
 FILE = "fairseq/modules/exponential_moving_average.py"
 D_MODEL, STATES, BATCH, LENGTH, SEED = 5, 4, 2, 33, 0
 
 
 def import_ema(checkout: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("official_ema", checkout / FILE)
-    module = importlib.util.module_from_spec(spec)
+    """The official module of the moving average, in a checkout."""
 
     def with_incremental_state(cls):
         cls.get_incremental_state = lambda self, state, key: state.get(key)
@@ -37,9 +32,7 @@ def import_ema(checkout: Path) -> ModuleType:
     decoding = MagicMock()
     decoding.with_incremental_state = with_incremental_state
     stubs = {"fairseq": MagicMock(), "fairseq.incremental_decoding_utils": decoding}
-    with patch.dict(sys.modules, stubs):
-        spec.loader.exec_module(module)
-    return module
+    return import_file(checkout / FILE, stubs)
 
 
 def golden(module: ModuleType) -> dict[str, torch.Tensor]:
@@ -67,25 +60,15 @@ def golden(module: ModuleType) -> dict[str, torch.Tensor]:
 
 def main(checkout: str) -> None:
     arrays = golden(import_ema(Path(checkout)))
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    work = TARGET.with_suffix(".partial")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, work)
-    work.replace(TARGET)
     provenance = {
         "source": f"https://github.com/facebookresearch/mega, MultiHeadEMA of {FILE}",
-        "commit": commit,
+        "commit": commit_of(Path(checkout)),
         "licence": "MIT (the code); the numbers are random weights and what it computes with them",
         "command": "python -m benchmarks.golden_mega_ema <checkout>",
         "seed": SEED,
         "sizes": {"d_model": D_MODEL, "states": STATES, "batch": BATCH, "length": LENGTH},
-        "environment": environment(),
     }
-    described = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(TARGET.with_suffix(".json"), described)
-    print(TARGET)
+    keep(TARGET, arrays, provenance)
 
 
 if __name__ == "__main__":

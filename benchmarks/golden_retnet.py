@@ -7,18 +7,14 @@ once with its released eps and once with eps so small that it has no effect. A t
 again and compares.
 """
 
-import json
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from ntlib.measuring import environment
-from ntlib.results import write_atomically
+from benchmarks.golden import DIRECTORY, keep
 from tests.torchscale_peer import import_torchscale
 
-TARGET = Path(__file__).resolve().parents[1] / "data" / "golden" / "retnet-torchscale.safetensors"
+TARGET = DIRECTORY / "retnet-torchscale.safetensors"
 SIZES = {"d_model": 32, "value_width": 48, "heads": 2, "ffn": 48, "layers": 2, "vocabulary": 61}
 LENGTH, CHUNK, SEED = 48, 16, 0
 
@@ -62,21 +58,14 @@ def golden() -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    work = TARGET.with_suffix(".partial")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    save_file(golden(), work)
-    work.replace(TARGET)
     provenance = {
         "source": f"torchscale {version('torchscale')}, torchscale.architecture.retnet",
         "licence": "MIT (the code); the numbers are random weights and what it computes with them",
         "command": "python -m benchmarks.golden_retnet",
         "seed": SEED,
         "sizes": SIZES | {"length": LENGTH, "chunk": CHUNK},
-        "environment": environment(),
     }
-    described = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(TARGET.with_suffix(".json"), described)
-    print(TARGET)
+    keep(TARGET, golden(), provenance)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,20 @@ rule of `weights`, which the chapter repeats, so that only tokens and logits nee
 makes the file again and compares.
 """
 
-import json
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ntlib.measuring import environment
+from benchmarks.golden import DIRECTORY, keep
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.models.rwkv import RWKVConfig
-from ntlib.results import write_atomically
 from tests.rwkv_peer import rwkv_logits
 
-TARGET = Path(__file__).resolve().parents[1] / "data" / "golden" / "rwkv-logits.safetensors"
+TARGET = DIRECTORY / "rwkv-logits.safetensors"
 SIZES = {"vocab_size": 50, "d_model": 128, "n_layers": 2}
 LENGTH, SEED = 24, 0
 MIXERS = {4: RWKV4Config(), 5: RWKV5Config(), 6: RWKV6Config(), 7: RWKV7Config()}
@@ -61,21 +57,14 @@ def golden() -> dict[str, Tensor]:
 
 
 def main() -> None:
-    work = TARGET.with_suffix(".partial")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    save_file(golden(), work)
-    work.replace(TARGET)
     provenance = {
         "source": f"rwkv {version('rwkv')}, rwkv.model.RWKV, strategy 'cpu fp32'",
         "licence": "Apache-2.0 (the code); the numbers are what it computes from random weights",
         "command": "python -m benchmarks.golden_rwkv",
         "seed": SEED,
         "sizes": SIZES | {"length": LENGTH},
-        "environment": environment(),
     }
-    described = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(TARGET.with_suffix(".json"), described)
-    print(TARGET)
+    keep(TARGET, golden(), provenance)
 
 
 if __name__ == "__main__":

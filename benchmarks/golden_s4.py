@@ -7,21 +7,17 @@ The standalone module runs in float64 with its plain-torch sums; what it imports
 replaced. It computes roots of unity as powers in steps, which costs it digits; sizes are small.
 """
 
-import importlib.util
-import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import torch
-from safetensors.torch import save_file
 
-from ntlib.measuring import environment
-from ntlib.results import write_atomically
+from benchmarks.golden import DIRECTORY, commit_of, keep
+from benchmarks.official import import_file
 
-TARGET = Path(__file__).resolve().parents[1] / "data" / "golden" / "s4-standalone.safetensors"
+TARGET = DIRECTORY / "s4-standalone.safetensors"
 D_MODEL, D_STATE, BATCH, LENGTH, LONGER, SEED = 4, 8, 2, 24, 40, 0
 # name -> arguments of their S4Block
 CASES = {
@@ -39,16 +35,12 @@ CASES = {
 
 def import_standalone(checkout: Path, file: str) -> ModuleType:
     """models/s4/<file> of a checkout."""
-    spec = importlib.util.spec_from_file_location("official", checkout / "models" / "s4" / file)
-    module = importlib.util.module_from_spec(spec)
     lightning = MagicMock()
     lightning.rank_zero_only = lambda function: function
     nn = MagicMock(DropoutNd=torch.nn.Dropout)
     stubs = {name: MagicMock() for name in ("pytorch_lightning", "src", "src.models")}
     stubs |= {"pytorch_lightning.utilities": lightning, "src.models.nn": nn}
-    with patch.dict(sys.modules, stubs):
-        spec.loader.exec_module(module)
-    return module
+    return import_file(checkout / "models" / "s4" / file, stubs)
 
 
 @torch.no_grad()
@@ -92,16 +84,9 @@ def main(checkout: str) -> None:
     module = import_standalone(Path(checkout), "s4.py")
     for name, arguments in CASES.items():
         arrays |= standalone(module, name, arguments)
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    work = TARGET.with_suffix(".partial")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.detach().contiguous() for name, x in arrays.items()}, work)
-    work.replace(TARGET)
     provenance = {
         "source": "https://github.com/state-spaces/s4, models/s4/s4.py (S4Block) and s4d.py (S4D)",
-        "commit": commit,
+        "commit": commit_of(Path(checkout)),
         "licence": "Apache-2.0 (the code); the numbers are random weights and what it computes",
         "command": "python -m benchmarks.golden_s4 <checkout>",
         "seed": SEED,
@@ -113,11 +98,8 @@ def main(checkout: str) -> None:
             "longer": LONGER,
         },
         "cases": CASES,
-        "environment": environment(),
     }
-    described = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(TARGET.with_suffix(".json"), described)
-    print(TARGET)
+    keep(TARGET, arrays, provenance)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,17 @@ The function is plain torch, but its module imports code for GPUs, which is repl
 modules. It computes in the inputs' float64. Inputs are drawn again from the seed by the test.
 """
 
-import importlib.util
-import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import torch
-from safetensors.torch import save_file
 
-from ntlib.measuring import environment
-from ntlib.results import write_atomically
+from benchmarks.golden import DIRECTORY, commit_of, keep
+from benchmarks.official import import_file
 
-TARGET = Path(__file__).resolve().parents[1] / "data" / "golden" / "ssd-minimal.safetensors"
+TARGET = DIRECTORY / "ssd-minimal.safetensors"
 BATCH, LENGTH, HEADS, D_HEAD, D_STATE, BLOCK, SEED = 2, 32, 3, 6, 4, 8, 0
 STUBS = ("mamba_ssm", "mamba_ssm.ops.triton", "mamba_ssm.ops.triton.ssd_combined")
 
@@ -53,11 +49,7 @@ def loss(y: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
 def import_reference(checkout: Path) -> ModuleType:
     """mamba_ssm/modules/ssd_minimal.py of a checkout."""
     path = checkout / "mamba_ssm" / "modules" / "ssd_minimal.py"
-    spec = importlib.util.spec_from_file_location("ssd_minimal", path)
-    module = importlib.util.module_from_spec(spec)
-    with patch.dict(sys.modules, {name: MagicMock() for name in STUBS}):
-        spec.loader.exec_module(module)
-    return module
+    return import_file(path, {name: MagicMock() for name in STUBS})
 
 
 def golden(reference: ModuleType) -> dict[str, torch.Tensor]:
@@ -73,27 +65,17 @@ def golden(reference: ModuleType) -> dict[str, torch.Tensor]:
 
 def main(checkout: str) -> None:
     arrays = golden(import_reference(Path(checkout)))
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    work = TARGET.with_suffix(".partial")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, work)
-    work.replace(TARGET)
     sizes = ("BATCH", "LENGTH", "HEADS", "D_HEAD", "D_STATE", "BLOCK")
     provenance = {
         "source": "https://github.com/state-spaces/mamba, ssd_minimal_discrete of "
         "mamba_ssm/modules/ssd_minimal.py",
-        "commit": commit,
+        "commit": commit_of(Path(checkout)),
         "licence": "Apache-2.0 (the code); the numbers are what it computes from random ones",
         "command": "python -m benchmarks.golden_ssd <checkout>",
         "seed": SEED,
         "sizes": {name.lower(): globals()[name] for name in sizes},
-        "environment": environment(),
     }
-    described = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(TARGET.with_suffix(".json"), described)
-    print(TARGET)
+    keep(TARGET, arrays, provenance)
 
 
 if __name__ == "__main__":

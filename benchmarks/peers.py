@@ -2,18 +2,19 @@
 raises ImportError where it is missing; nothing here is needed to read the book."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from benchmarks.contenders import D_MODEL, Contender, decoder_of
+from benchmarks.golden_mega_ema import import_ema
+from benchmarks.golden_s4 import import_standalone
 from tests.rwkv_files import random_weights
 from tests.torchscale_peer import import_torchscale
 
@@ -134,23 +135,14 @@ def _rwkv_model(version: int):
 
 def official_s4d(checkout: Path) -> Contender:
     """The minimal S4D module of state-spaces/s4: convolution, GELU and a gated output map."""
-    _stub("src.models.nn", DropoutNd=nn.Dropout)
-    module = _load(checkout / "models/s4/s4d.py")
+    module = import_standalone(checkout, "s4d.py")
     layer = module.S4D(D_MODEL, d_state=64, transposed=False)
     return Contender(lambda x: layer(x)[0], list(layer.parameters()))
 
 
 def official_ema(checkout: Path) -> Contender:
     """The damped moving average of facebookresearch/mega, with its skip connection and SiLU."""
-
-    def with_incremental_state(cls):
-        cls.get_incremental_state = lambda self, state, key: state.get(key)
-        cls.set_incremental_state = lambda self, state, key, value: state.update({key: value})
-        return cls
-
-    _stub("fairseq.incremental_decoding_utils", with_incremental_state=with_incremental_state)
-    module = _load(checkout / "fairseq/modules/exponential_moving_average.py")
-    layer = module.MultiHeadEMA(D_MODEL, ndim=16)
+    layer = import_ema(checkout).MultiHeadEMA(D_MODEL, ndim=16)
 
     def decoder():
         state = {"ema_state": {}}
@@ -158,18 +150,3 @@ def official_ema(checkout: Path) -> Contender:
 
     # theirs puts time first
     return Contender(lambda x: layer(x.transpose(0, 1)), list(layer.parameters()), decoder)
-
-
-def _stub(name: str, **attributes) -> None:
-    """A module of this name, and empty packages above it, unless they exist."""
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        sys.modules.setdefault(".".join(parts[:end]), ModuleType(parts[end - 1]))
-    vars(sys.modules[name]).update(attributes)
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"official_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

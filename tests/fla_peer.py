@@ -1,10 +1,12 @@
 """The naive functions of flash-linear-attention: operators in plain torch, written by others."""
 
-import importlib.util
 from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from benchmarks.official import import_file
 
 
 def import_naive(path: str) -> ModuleType:
@@ -14,7 +16,4 @@ def import_naive(path: str) -> ModuleType:
         (file,) = [f for f in files("fla-core") if str(f) == f"fla/ops/{path}.py"]
     except PackageNotFoundError:
         pytest.skip("fla-core is not installed (make test installs it from benchmarks/)")
-    spec = importlib.util.spec_from_file_location(f"fla_{path.replace('/', '_')}", file.locate())
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_file(Path(file.locate()))
