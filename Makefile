@@ -80,4 +80,4 @@ peers: environment
 
 clean: ## remove what was built and compiled, keep the environment
 	rm -rf _build
-	rm -f ntlib/ops/__pycache__/*.nb[ic] benchmarks/__pycache__/*.nb[ic]
+	rm -f ntlib/*/__pycache__/*.nb[ic] benchmarks/__pycache__/*.nb[ic] tests/ops/__pycache__/*.nb[ic]

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntlib.mixers.mamba_step_kernel import mamba_step, step_serves
+from ntlib.mixers.mamba_step_kernel import mamba_step
 from ntlib.mixers.protocol import Mixer, check_input
-from ntlib.ops.compiled import array
+from ntlib.ops.compiled import array, step_serves
 from ntlib.ops.selective_scan import selective_scan
 from ntlib.ops.short_conv import short_conv, short_conv_step
 

@@ -9,21 +9,11 @@ belongs to a channel; the output map.
 import math
 
 import numpy as np
-import torch
 from numba import prange
-from torch import Tensor
 
-from ntlib.ops.compiled import exp, inlined, kernel, kernels_serve
+from ntlib.ops.compiled import exp, inlined, kernel
 
 BLOCK = 64  # channels, or rows of a weight, that one piece of work computes
-MOST_SEQUENCES = 4  # for more, torch's matrix products reuse weights better
-
-
-def step_serves(x: Tensor) -> bool:
-    """Whether the kernel may compute a step for x, (batch, d_model)."""
-    if torch.is_grad_enabled() or x.shape[0] > MOST_SEQUENCES or not kernels_serve(x):
-        return False
-    return x.dtype in (torch.float32, torch.float64)
 
 
 @inlined

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.rwkv_init import channel, depth, fraction, set_, zigzag
-from ntlib.mixers.rwkv_step_kernel import arrays, paths, rwkv4_step, step_serves, weights
+from ntlib.mixers.rwkv_step_kernel import arrays, paths, rwkv4_step, weights
 from ntlib.mixers.token_shift import last_token, shift_mix
+from ntlib.ops.compiled import step_serves
 from ntlib.ops.wkv import WKVState, empty_state, step, wkv
 
 # what the compiled step reads

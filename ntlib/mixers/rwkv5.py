@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.mixers.rwkv_heads_step_kernel import heads_step, rwkv5_inputs
 from ntlib.mixers.rwkv_init import channel, depth, head_bonus, head_decay, set_
-from ntlib.mixers.rwkv_step_kernel import arrays, paths, step_serves, weights
+from ntlib.mixers.rwkv_step_kernel import arrays, paths, weights
 from ntlib.mixers.token_shift import last_token, shift_mix
+from ntlib.ops.compiled import step_serves
 from ntlib.ops.linear_attention import linear_attention, step
 
 # what the compiled step reads

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.rwkv_init import channel, depth, set_
-from ntlib.mixers.rwkv_step_kernel import arrays, channel_mix_step, paths, step_serves, weights
+from ntlib.mixers.rwkv_step_kernel import arrays, channel_mix_step, paths, weights
 from ntlib.mixers.token_shift import last_token, shift_mix
+from ntlib.ops.compiled import step_serves
 
 _PREFIX = {4: "time_mix_", 5: "time_mix_", 6: "time_maa_", 7: "x_"}
 # The mixture starts as (i / D)^(eta^power) of the current token

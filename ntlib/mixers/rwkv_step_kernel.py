@@ -9,21 +9,12 @@ that of the weights, from the second cache or beyond, for two operations on each
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numba import prange
 from torch import Tensor, nn
 
-from ntlib.ops.compiled import exp, inlined, kernel, kernels_serve
+from ntlib.ops.compiled import exp, inlined, kernel
 
 ROWS = 64  # rows of a weight that one piece of work multiplies
-MOST_SEQUENCES = 4  # for more, torch's matrix products reuse weights better
-
-
-def step_serves(x: Tensor) -> bool:
-    """Whether these kernels may compute a step for x, (batch, d_model)."""
-    if torch.is_grad_enabled() or x.shape[0] > MOST_SEQUENCES or not kernels_serve(x):
-        return False
-    return x.dtype in (torch.float32, torch.float64)
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:

@@ -41,6 +41,9 @@ def _sources() -> str:
 
 SOURCES = _sources()
 
+# Up to here a kernel computes a mixer's step: torch's matrix products reuse weights for more.
+MOST_SEQUENCES = 4
+
 # NTLIB_REFERENCE=1 in the environment turns kernels off in every process.
 _reference = ContextVar("reference", default=os.environ.get("NTLIB_REFERENCE", "") not in ("", "0"))
 
@@ -58,6 +61,14 @@ def reference() -> Iterator[None]:
 def kernels_serve(*tensors: Tensor | None) -> bool:
     """Whether a kernel may be chosen: all tensors are on a CPU, `reference()` is not in force."""
     return not _reference.get() and all(x is None or x.device.type == "cpu" for x in tensors)
+
+
+def step_serves(x: Tensor) -> bool:
+    """Whether a kernel may compute a mixer's whole step for x, (batch, d_model): few sequences, no
+    gradients, a precision that NumPy has."""
+    if torch.is_grad_enabled() or x.shape[0] > MOST_SEQUENCES or not kernels_serve(x):
+        return False
+    return x.dtype in (torch.float32, torch.float64)
 
 
 def kernel(function: Callable) -> Callable:

@@ -9,6 +9,9 @@ import torch
 IGNORED = -100
 """Target value of a position that is not scored (the default of torch's cross entropy)."""
 
+HELD_OUT_SEED = 1_000_003
+"""Seed of the batches that models are tested on; training runs use small ones."""
+
 
 class Batch(NamedTuple):
     """``inputs`` and ``targets``, both int64 of shape (batch, length).
@@ -41,3 +44,16 @@ def accuracy(logits: torch.Tensor, batch: Batch) -> dict[str, float]:
         "token_accuracy": right[scored].double().mean().item(),
         "sequence_accuracy": whole.double().mean().item(),
     }
+
+
+class Scored:
+    """What tasks share that draw their batches with ``sample(count, generator)`` and score tokens
+    and sequences as right or wrong."""
+
+    def held_out(self, count: int) -> Batch:
+        """``count`` sequences, the same at each call."""
+        return self.sample(count, torch.Generator().manual_seed(HELD_OUT_SEED))
+
+    def score(self, logits: torch.Tensor, batch: Batch) -> dict[str, float]:
+        """Token and whole-sequence accuracy; logits: (batch, length, vocab_size)."""
+        return accuracy(logits, batch)

@@ -14,26 +14,11 @@ from itertools import permutations
 
 import torch
 
-from ntlib.tasks.batch import Batch, accuracy
-
-HELD_OUT_SEED = 1_000_003
-"""Seed of the batches that models are tested on; training runs use small ones."""
-
-
-class _Scored:
-    """What all tasks of this file share."""
-
-    def held_out(self, count: int) -> Batch:
-        """``count`` sequences, the same at each call."""
-        return self.sample(count, torch.Generator().manual_seed(HELD_OUT_SEED))
-
-    def score(self, logits: torch.Tensor, batch: Batch) -> dict[str, float]:
-        """Token and whole-sequence accuracy; logits: (batch, length, vocab_size)."""
-        return accuracy(logits, batch)
+from ntlib.tasks.batch import Batch, Scored
 
 
 @dataclass(frozen=True)
-class Counting(_Scored):
+class Counting(Scored):
     """How many ones so far, modulo m; with m = 2 it is parity.
 
     Drawn with modulus 3 and length 7:
@@ -71,7 +56,7 @@ class Counting(_Scored):
 
 
 @dataclass(frozen=True)
-class Composition(_Scored):
+class Composition(Scored):
     """The word problem of a group of permutations (Merrill et al. 2024, "The Illusion of State").
 
     Each token is an element of the group; the target is the product of all elements so far, the

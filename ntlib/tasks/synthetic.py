@@ -10,26 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ntlib.tasks.batch import IGNORED, Batch, accuracy
-
-HELD_OUT_SEED = 1_000_003
-"""Seed of the batches that models are tested on; training runs use small ones."""
-
-
-class _Scored:
-    """What all tasks of this file share."""
-
-    def held_out(self, count: int) -> Batch:
-        """``count`` sequences, the same at each call."""
-        return self.sample(count, torch.Generator().manual_seed(HELD_OUT_SEED))
-
-    def score(self, logits: torch.Tensor, batch: Batch) -> dict[str, float]:
-        """Token and whole-sequence accuracy; logits: (batch, length, vocab_size)."""
-        return accuracy(logits, batch)
+from ntlib.tasks.batch import IGNORED, Batch, Scored
 
 
 @dataclass(frozen=True)
-class Copying(_Scored):
+class Copying(Scored):
     """Repeat a random string after a separator (Jelassi et al. 2024, "Repeat After Me").
 
     The copy is scored up to and including the separator that ends it, so that a model must also
@@ -94,7 +79,7 @@ class Copying(_Scored):
 
 
 @dataclass(frozen=True)
-class AssociativeRecall(_Scored):
+class AssociativeRecall(Scored):
     """Multi-query associative recall, MQAR (Arora et al. 2023, "Zoology", section 3 and app. E).
 
     Key-value pairs come first; later each key appears once more, and the model must name its
@@ -162,7 +147,7 @@ class AssociativeRecall(_Scored):
 
 
 @dataclass(frozen=True)
-class InductionHeads(_Scored):
+class InductionHeads(Scored):
     """Say what followed the special token before (Olsson et al. 2022; Gu & Dao 2023, app. E.1).
 
     One position holds a special token (the last of the vocabulary) and a random token follows

@@ -10,8 +10,7 @@ from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
-from ntlib.mixers.rwkv_step_kernel import MOST_SEQUENCES, step_serves
-from ntlib.ops.compiled import reference
+from ntlib.ops.compiled import MOST_SEQUENCES, reference, step_serves
 from tests.mixers.battery import build, close, sequence, steps
 
 CONFIGS = {
