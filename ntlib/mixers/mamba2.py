@@ -26,7 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntlib.mixers.mamba2_step_kernel import mamba2_step
 from ntlib.mixers.protocol import Mixer, check_heads, check_input
+from ntlib.mixers.rwkv_step_kernel import arrays, step_serves
 from ntlib.ops.linear_attention import linear_attention, step
 from ntlib.ops.short_conv import short_conv, short_conv_step
 
@@ -138,6 +140,8 @@ class Mamba2(Mixer):
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
+        if step_serves(x_t):
+            return self._compiled_step(x_t, state)
         widths = (self.d_inner, self.d_mixed, self.n_heads)
         z, mixed, dt = self.in_proj(x_t).split(widths, dim=-1)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
@@ -148,6 +152,17 @@ class Mamba2(Mixer):
         y, ssm = step(q, k, v, log_decay.exp()[..., None], state.ssm)
         y = (y + skipped).flatten(1)
         return self.out_proj(self.norm(y, z).to(x_t.dtype)), Mamba2State(conv, ssm)
+
+    def _compiled_step(self, x_t: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
+        new = Mamba2State(torch.empty_like(state.conv), torch.empty_like(state.ssm))
+        y = torch.empty_like(x_t)
+        mamba2_step(
+            *arrays(x_t, self.in_proj.weight, self.conv1d.weight[:, 0], self.conv1d.bias),
+            *arrays(self.dt_bias, self.A_log, self.D, self.norm.weight),
+            self.config.eps,
+            *arrays(self.out_proj.weight, state.conv, state.ssm, new.conv, new.ssm, y),
+        )
+        return y, new
 
     def _heads(self, mixed: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
         """(..., d_mixed) and (..., n_heads) -> C, B and Delta x of every head, (..., n_heads, .),

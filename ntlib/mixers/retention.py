@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
+from ntlib.mixers.retention_step_kernel import retention_step
+from ntlib.mixers.rwkv_step_kernel import arrays, step_serves
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE, linear_attention, step
 from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
 
@@ -159,11 +161,24 @@ class Retention(Mixer):
         memory, position = state
         row = position % STEP_BLOCK
         turns, row_scale = self._at_positions(position - row, STEP_BLOCK, memory)
+        if step_serves(x_t) and self.norm is None and not self.config.row_normalisation:
+            y, memory = self._compiled_step(x_t, memory, turns[row, :, 0], row_scale[row, :, 0])
+            return y, RetentionState(memory, position + 1)
         *qkv, gate = self._project(x_t, turns[row])
         q, k, v = (part.to(memory.dtype) for part in qkv)
         log_decay = retention_log_decay(self.n_heads, self.config.decay, x_t.device)
         out, memory = step(q, k, v, log_decay.exp().to(memory.dtype), memory)
         return self._read_out(out, gate, row_scale[row]), RetentionState(memory, position + 1)
+
+    def _compiled_step(self, x_t, memory, turns, row_scale) -> tuple[Tensor, Tensor]:
+        y, new = torch.empty_like(x_t), torch.empty_like(memory)
+        decay = retention_log_decay(self.n_heads, self.config.decay).exp().to(memory.dtype)
+        retention_step(
+            *arrays(x_t, self.qkvg.weight, torch.view_as_real(turns), row_scale, decay),
+            self.config.eps,
+            *arrays(self.o.weight, memory, new, y),
+        )
+        return y, new
 
     def _at_positions(self, position: int, length: int, memory: Tensor) -> tuple[Tensor, Tensor]:
         return position_factors(
