@@ -131,11 +131,11 @@ class Mamba2(Mixer):
         z, mixed, dt = (F.linear(x, weight) for weight in self.in_proj.weight.split(widths))
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         mixed, conv = short_conv(mixed, taps, bias, state=conv, activation="silu")
-        q, k, v, skipped, log_decay = self._heads(mixed, dt)
+        q, k, v, x_heads, log_decay = self._heads(mixed, dt)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         log_decay = log_decay.transpose(1, 2)
         y, ssm = linear_attention(q, k, v, log_decay, state=ssm, form=form)
-        y = (y.transpose(1, 2) + skipped).flatten(2)
+        y = torch.addcmul(y.transpose(1, 2), self.D[:, None], x_heads).flatten(2)
         return self.out_proj(self.norm(y, z).to(x.dtype)), Mamba2State(conv, ssm)
 
     def step(self, x_t, state):
@@ -146,11 +146,11 @@ class Mamba2(Mixer):
         z, mixed, dt = self.in_proj(x_t).split(widths, dim=-1)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         mixed, conv = short_conv_step(mixed, taps, bias, state.conv, "silu")
-        q, k, v, skipped, log_decay = self._heads(mixed, dt)
+        q, k, v, x_heads, log_decay = self._heads(mixed, dt)
         work = state.ssm.dtype
         q, k, v = q.to(work), k.to(work), v.to(work)
         y, ssm = step(q, k, v, log_decay.exp()[..., None], state.ssm)
-        y = (y + skipped).flatten(1)
+        y = (y + self.D[:, None] * x_heads).flatten(1)
         return self.out_proj(self.norm(y, z).to(x_t.dtype)), Mamba2State(conv, ssm)
 
     def _compiled_step(self, x_t: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
@@ -166,7 +166,7 @@ class Mamba2(Mixer):
 
     def _heads(self, mixed: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
         """(..., d_mixed) and (..., n_heads) -> C, B and Delta x of every head, (..., n_heads, .),
-        D x, and Delta A, (..., n_heads)."""
+        their x, and Delta A, (..., n_heads)."""
         x, B, C = mixed.split((self.d_inner, self.d_shared, self.d_shared), dim=-1)
         x = x.unflatten(-1, (self.n_heads, -1))
         heads = self.n_heads // self.config.n_groups
@@ -179,4 +179,4 @@ class Mamba2(Mixer):
         )
         work = torch.promote_types(dt.dtype, torch.float32)  # bfloat16 has few decays near 1
         delta = F.softplus(dt.to(work) + self.dt_bias.to(work))
-        return C, B, delta[..., None] * x, self.D[:, None] * x, -self.A_log.to(work).exp() * delta
+        return C, B, delta[..., None] * x, x, -self.A_log.to(work).exp() * delta
