@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from ntlib.mixers.mamba2_step_kernel import mamba2_step
 from ntlib.mixers.protocol import Mixer, check_heads, check_input
-from ntlib.mixers.rwkv_step_kernel import arrays, step_serves
+from ntlib.mixers.rwkv_step_kernel import arrays
+from ntlib.ops.compiled import step_serves
 from ntlib.ops.linear_attention import linear_attention, step
 from ntlib.ops.short_conv import short_conv, short_conv_step
 

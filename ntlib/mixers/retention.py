@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.mixers.retention_step_kernel import retention_step
-from ntlib.mixers.rwkv_step_kernel import arrays, step_serves
+from ntlib.mixers.rwkv_step_kernel import arrays
+from ntlib.ops.compiled import step_serves
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE, linear_attention, step
 from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
 
