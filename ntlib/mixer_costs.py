@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.complex_ema import ComplexEMAConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mega import MegaConfig
+from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
@@ -22,6 +25,7 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
 
 
@@ -131,6 +135,46 @@ class StateCost:
         return 2 * self.state  # all of it is read and written
 
 
+@dataclass(frozen=True)
+class ChunkedAttentionCost:
+    """Attention inside chunks beside a recurrence: Mega and Megalodon."""
+
+    projections: int  # numbers in the matrices that every token is multiplied with
+    vectors: int  # numbers in all other weights
+    d_k: int  # of all heads together
+    d_v: int
+    chunk_size: int | None  # None: one chunk without end
+    recurrent: StateCost  # of what crosses chunks: its state and its arithmetic
+    streams: bool = True  # False: it reads both ways and has no state
+
+    @property
+    def parameters(self):
+        return self.projections + self.vectors
+
+    def state_numbers(self, context):
+        kept = min(context, self.chunk_size or context) if self.streams else 0
+        return self.recurrent.state + kept * (self.d_k + self.d_v)
+
+    def prefill_flops(self, length):
+        chunk = min(self.chunk_size or length, length)
+        whole, rest = length - length % chunk, length % chunk
+        scores = whole * chunk + rest**2  # pairs of positions in the same chunk
+        mixing = 2 * scores * (self.d_k + self.d_v)
+        return length * (2 * self.projections + self.recurrent.recurrence) + mixing
+
+    def step_flops(self, context):
+        seen = 2 * self._seen(context) * (self.d_k + self.d_v)
+        return 2 * self.projections + self.recurrent.recurrence + seen
+
+    def step_state_traffic(self, context):
+        cache = self._seen(context) * (self.d_k + self.d_v) if self.streams else 0
+        return self.recurrent.step_state_traffic(context) + cache
+
+    def _seen(self, context):
+        """Keys that the next token sees, its own included."""
+        return (context % self.chunk_size if self.chunk_size else context) + 1
+
+
 def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
     """The cost of a mixer at a width. Raises TypeError for a mixer that has no cost here."""
     match config:
@@ -173,10 +217,17 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
         case S4Config():
             return _s4(d_model, config)
         case DampedEMAConfig():
-            cells = d_model * config.states  # h <- a h + b x and c h
-            directions = 1 + config.bidirectional
-            vectors = 4 * cells * directions + d_model
-            return StateCost(0, vectors, cells * (2 - directions), 5 * cells * directions)
+            return _damped_ema(d_model, config)
+        case ComplexEMAConfig():
+            cells = d_model * config.states
+            # q h + p x and Re(eta h): 6 + 4 and 4 real operations per complex number
+            return StateCost(0, 4 * cells + 2 * d_model, 2 * cells, 14 * cells)
+        case TimestepNormConfig():
+            return _timestep_norm(d_model, config)
+        case MegaConfig():
+            return _mega(d_model, config)
+        case MegalodonConfig():
+            return _megalodon(d_model, config)
     raise TypeError(f"no cost model for a mixer of type {type(config).__name__}")
 
 
@@ -244,3 +295,57 @@ def _s4(d_model: int, config: S4Config) -> StateCost:
     # a diagonal step, and two scalar products and two updates for each rank of the low-rank part
     recurrence = (20 + 32 * rank) * pairs * directions
     return StateCost(2 * d_model**2, vectors, 2 * pairs * (2 - directions), recurrence)
+
+
+def _damped_ema(d_model: int, config: DampedEMAConfig) -> StateCost:
+    cells = d_model * config.states  # h <- a h + b x and c h
+    directions = 1 + config.bidirectional
+    vectors = 4 * cells * directions + d_model
+    return StateCost(0, vectors, cells * (2 - directions), 5 * cells * directions)
+
+
+def _mega(d_model: int, config: MegaConfig) -> ChunkedAttentionCost:
+    d_k, d_v = config.z_dim, config.value_dim or 2 * d_model
+    average = _damped_ema(d_model, DampedEMAConfig(config.states, config.bidirectional))
+    simple = config.position_bias == "simple"
+    longest = config.chunk_size or config.max_positions
+    norm = {"scalenorm": 1, "rmsnorm": d_model}.get(config.norm, 2 * d_model)
+    return ChunkedAttentionCost(
+        projections=d_model * (3 * d_v + d_k + 2 * d_model),
+        # biases of the maps, two vectors each for q and k, the position bias, the norm
+        vectors=average.vectors
+        + (2 * d_v + d_k + 3 * d_model)
+        + 4 * d_k
+        + (2 * longest - 1 if simple else 2 * d_k)
+        + norm,
+        d_k=d_k,
+        d_v=d_v,
+        chunk_size=config.chunk_size,
+        recurrent=average,
+        streams=not config.bidirectional,
+    )
+
+
+def _timestep_norm(d_model: int, config: TimestepNormConfig) -> StateCost:
+    # a token's own mean and variance, the difference from the running mean and its scaling
+    return StateCost(0, 2 * d_model, 2 * config.groups, 7 * d_model)
+
+
+def _megalodon(d_model: int, config: MegalodonConfig) -> ChunkedAttentionCost:
+    d_k, d_v = config.z_dim, config.value_dim or 2 * d_model
+    average = mixer_cost(ComplexEMAConfig(config.states), d_model)
+    norm = mixer_cost(TimestepNormConfig(config.norm_groups), d_model)
+    feed_forward = (2 + config.swiglu) * d_model * config.ffn_dim
+    return ChunkedAttentionCost(
+        projections=d_model * (3 * d_v + d_k + d_model) + feed_forward,
+        # biases of the maps, two vectors each for q and k, the norms
+        vectors=average.vectors
+        + norm.vectors
+        + (2 * d_v + d_k + d_model)
+        + 4 * d_k
+        + (3 * d_model if config.ffn_dim else d_model),
+        d_k=d_k,
+        d_v=d_v,
+        chunk_size=config.chunk_size,
+        recurrent=StateCost(0, 0, average.state + norm.state, average.recurrence + norm.recurrence),
+    )

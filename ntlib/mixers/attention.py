@@ -12,12 +12,12 @@ ntlib.ops.rotary).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from ntlib.mixers.kv_cache import KVCache, append, filled
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
 
@@ -34,17 +34,6 @@ class AttentionConfig:
 
     def build(self, d_model: int) -> "Attention":
         return Attention(d_model, self)
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the first `length` tokens, in buffers with room for more.
-
-    A cache is used up by the call it is passed to: the next one shares its buffers.
-    """
-
-    keys: Tensor  # (batch, n_kv_heads, capacity, head_dim), rotated
-    values: Tensor  # (batch, n_kv_heads, capacity, head_dim)
-    length: int
 
 
 class Attention(Mixer):
@@ -78,25 +67,25 @@ class Attention(Mixer):
             attended = F.scaled_dot_product_attention(
                 q, k, v, is_causal=True, enable_gqa=self.n_kv_heads < self.n_heads
             )
-            cache = _append(state, k, v) if state else KVCache(k, v, length)
+            cache = append(state, k, v) if state else KVCache(k, v, length)
         else:
-            cache = _append(state, k, v)
+            cache = append(state, k, v)
             # is_causal would align the mask to the first key; these queries sit at the end of the
             # keys
             mask = torch.ones(length, cache.length, dtype=torch.bool, device=x.device).tril(start)
             attended = F.scaled_dot_product_attention(
-                q, *_filled(cache), attn_mask=mask, enable_gqa=self.n_kv_heads < self.n_heads
+                q, *filled(cache), attn_mask=mask, enable_gqa=self.n_kv_heads < self.n_heads
             )
         return self.o(attended.transpose(1, 2).flatten(2)), cache
 
     def step(self, x_t, state):
         check_input(x_t, self.d_model, ("batch", "d_model"))
         q, k, v = self._project(x_t[:, None], state.length)
-        cache = _append(state, k, v)
+        cache = append(state, k, v)
         # query heads that share keys are stacked as rows of one query, so that the cache is read
         # once per group
         q = q.reshape(-1, self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim)
-        return self.o(F.scaled_dot_product_attention(q, *_filled(cache)).flatten(1)), cache
+        return self.o(F.scaled_dot_product_attention(q, *filled(cache)).flatten(1)), cache
 
     def _project(self, x, start):
         frequencies = rotary_frequencies(self.head_dim, base=self.config.rope_base, device=x.device)
@@ -106,27 +95,3 @@ class Attention(Mixer):
         return tuple(
             part.transpose(1, 2) for part in (q, k, split_heads(self.v(x), self.n_kv_heads))
         )
-
-
-def _filled(cache: KVCache) -> tuple[Tensor, Tensor]:
-    return cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
-
-
-def _append(cache: KVCache, k: Tensor, v: Tensor) -> KVCache:
-    end = cache.length + k.shape[2]
-    if torch.is_grad_enabled() and (k.requires_grad or cache.keys.requires_grad):
-        keys, values = _filled(
-            cache
-        )  # in-place writes would break the graph, so training concatenates
-        return KVCache(torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2), end)
-    keys, values = (_with_room(buffer, cache.length, end) for buffer in (cache.keys, cache.values))
-    keys[:, :, cache.length : end], values[:, :, cache.length : end] = k, v
-    return KVCache(keys, values, end)
-
-
-def _with_room(buffer: Tensor, length: int, needed: int) -> Tensor:
-    if needed <= buffer.shape[2]:
-        return buffer
-    larger = buffer.new_zeros(*buffer.shape[:2], max(needed, 2 * buffer.shape[2]), buffer.shape[3])
-    larger[:, :, :length] = buffer[:, :, :length]  # doubling: a token costs O(1) copies on average
-    return larger

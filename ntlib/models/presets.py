@@ -4,9 +4,11 @@ from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.models import rwkv_sizes
 from ntlib.models.language_model import ModelConfig
+from ntlib.models.mega import MegaModelConfig
 from ntlib.models.rwkv import RWKVConfig
 
 # RetNet, arXiv 2307.08621: Table 2 of the later version (Table 8) gives layers, width and heads;
@@ -41,6 +43,9 @@ MAMBA2 = {
     "1.3b": (48, 2048),
     "2.7b": (64, 2560),
 }
+
+# The small models by chunk: a quarter of the contexts that chapters train on, or none.
+MEGA_CHUNKS = {"Mega": None, "Mega-chunk": 32}
 
 
 def retnet_paper(size: str, vocab_size: int = 32000) -> ModelConfig:
@@ -99,23 +104,28 @@ def _entry(table, size):
     return table[size]
 
 
-def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig:
+def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | MegaModelConfig:
     """The two-layer models that chapters train live: the same number of parameters within 0.5%.
 
     A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
-    narrower feed-forward layer, as in RetNet's paper. RWKV-4 to RWKV-7 are whole models with
-    feed-forward layers of their own.
+    narrower feed-forward layer, as in RetNet's paper. RWKV-4 to RWKV-7 and Mega are whole models
+    with feed-forward layers of their own; Mega's values are about as wide as those, as in its
+    paper.
     """
     if architecture in rwkv_sizes.SMALL:
         return rwkv_sizes.small(architecture, vocab_size)
     d_model, n_heads = 64, 2  # heads of 32
+    if architecture in MEGA_CHUNKS:
+        chunk_size = MEGA_CHUNKS[architecture]
+        mega = MegaConfig(32, 104, position_bias="rotary", chunk_size=chunk_size)
+        return MegaModelConfig(vocab_size, d_model, n_layers=2, mixer=mega, ffn_dim=107)
     choices = {
         "Transformer": (AttentionConfig(n_heads), 170),
         "Linear attention": (LinearAttentionConfig(n_heads), 170),
         "RetNet": (RetentionConfig(n_heads), 85),
     }
     if architecture not in choices:
-        names = ", ".join([*choices, *rwkv_sizes.SMALL])
+        names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])
         raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
     return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim)

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.complex_ema import ComplexEMAConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.mamba3 import Mamba3Config
+from ntlib.mixers.mega import MegaConfig
+from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -18,6 +21,7 @@ from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.timestep_norm import TimestepNormConfig
 from tests.mixers import battery
 
 CONFIGS = {
@@ -58,6 +62,20 @@ CONFIGS = {
     "S4D-LegS": S4DConfig(d_state=8, init="legs"),
     "S4D-Real": S4DConfig(d_state=6, init="real"),
     "damped EMA": DampedEMAConfig(states=4),
+    "complex EMA": ComplexEMAConfig(states=4),
+    "timestep norm": TimestepNormConfig(groups=3),
+    "Mega": MegaConfig(z_dim=6, value_dim=10, states=4),
+    "Mega, rotary, chunks": MegaConfig(
+        z_dim=6, states=4, position_bias="rotary", chunk_size=4, norm="rmsnorm"
+    ),
+    "Mega, laplace": MegaConfig(z_dim=6, states=4, attention="laplace", prenorm=False),
+    "Mega, relu2, chunks": MegaConfig(
+        z_dim=6, states=4, attention="relu2", chunk_size=5, norm="scalenorm"
+    ),
+    "Megalodon": MegalodonConfig(12, 9, n_heads=3, states=4, chunk_size=4, norm_groups=3),
+    "Megalodon, block": MegalodonConfig(
+        z_dim=6, states=4, chunk_size=5, norm_groups=2, ffn_dim=20, swiglu=True
+    ),
 }
 
 
