@@ -15,6 +15,7 @@ from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mcsd import MCSDConfig
 from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.protocol import MixerConfig
@@ -224,6 +225,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
             return StateCost(0, 4 * cells + 2 * d_model, 2 * cells, 14 * cells)
         case TimestepNormConfig():
             return _timestep_norm(d_model, config)
+        case MCSDConfig():
+            return _mcsd(d_model, config)
         case MegaConfig():
             return _mega(d_model, config)
         case MegalodonConfig():
@@ -348,4 +351,17 @@ def _megalodon(d_model: int, config: MegalodonConfig) -> ChunkedAttentionCost:
         d_v=d_v,
         chunk_size=config.chunk_size,
         recurrent=StateCost(0, 0, average.state + norm.state, average.recurrence + norm.recurrence),
+    )
+
+
+def _mcsd(d_model: int, config: MCSDConfig) -> StateCost:
+    sections, blocks = len(config.sections), 1
+    if config.projection == "channel":
+        blocks = config.n_channels
+    fused = sections * d_model**2 if config.fusion == "concat" else 0
+    return StateCost(
+        projections=2 * sections * d_model**2 // blocks + fused,
+        vectors=0,
+        state=sections * d_model,
+        recurrence=3 * sections * d_model,  # h <- a h + v, and what the position makes of it
     )

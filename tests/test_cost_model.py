@@ -15,6 +15,7 @@ from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mcsd import MCSDConfig
 from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.retention import RetentionConfig
@@ -53,6 +54,9 @@ MIXERS = {
     "EMA": DampedEMAConfig(states=3),
     "complex EMA": ComplexEMAConfig(states=3),
     "timestep norm": TimestepNormConfig(groups=4),
+    "MCSD": MCSDConfig(4),
+    "MCSD, concatenated, by channel": MCSDConfig(4, fusion="concat", projection="channel"),
+    "MCSD, one section": MCSDConfig(4, sections=("decay",)),
     "Mega": MegaConfig(8, 24, states=3, max_positions=70),
     "Mega-chunk": MegaConfig(8, 24, 3, "laplace", "rotary", chunk_size=16, norm="scalenorm"),
     "Megalodon": MegalodonConfig(8, 24, n_heads=2, states=3, chunk_size=16, norm_groups=4),

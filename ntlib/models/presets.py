@@ -1,9 +1,12 @@
 """Published sizes, and the small pairs of models that chapters train against each other."""
 
+from dataclasses import replace
+
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mcsd import MCSDConfig
 from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.models import rwkv_sizes
@@ -43,6 +46,9 @@ MAMBA2 = {
     "1.3b": (48, 2048),
     "2.7b": (64, 2560),
 }
+
+# MCSD, arXiv 2406.12230, Table 1: layers, width, channels.
+MCSD = {"1.6B": (12, 2560, 10), "3B": (20, 2560, 10), "10B": (60, 3072, 12)}
 
 # The small models by chunk: a quarter of the contexts that chapters train on, or none.
 MEGA_CHUNKS = {"Mega": None, "Mega-chunk": 32}
@@ -94,6 +100,17 @@ def mamba2(size: str, vocab_size: int = 50288) -> ModelConfig:
     return _mamba_model(vocab_size, d_model, n_layers, Mamba2Config())
 
 
+def mcsd(size: str, vocab_size: int, mixer: MCSDConfig | None = None) -> ModelConfig:
+    """A size of the MCSD paper, which states neither its vocabulary nor the width of its GeGLU.
+
+    Four times d_model is a conjecture: with it, and no other usual width, the counts come near the
+    names. `mixer` chooses among the readings of the block; its channels are those of the size.
+    """
+    n_layers, d_model, n_channels = _entry(MCSD, size)
+    mixer = replace(mixer or MCSDConfig(), n_channels=n_channels)
+    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model, ffn="geglu")
+
+
 def _mamba_model(vocab_size, d_model, n_layers, mixer):
     return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=0, tied=True, norm_eps=1e-5)
 
@@ -123,9 +140,11 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         "Transformer": (AttentionConfig(n_heads), 170),
         "Linear attention": (LinearAttentionConfig(n_heads), 170),
         "RetNet": (RetentionConfig(n_heads), 85),
+        "Yan": (MCSDConfig(n_channels=4), 170),
     }
     if architecture not in choices:
         names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])
         raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
-    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim)
+    ffn = "geglu" if architecture == "Yan" else "swiglu"  # as published; of the same size
+    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim, ffn=ffn)

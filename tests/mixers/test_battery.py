@@ -11,6 +11,7 @@ from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.mamba3 import Mamba3Config
+from ntlib.mixers.mcsd import MCSDConfig
 from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.retention import RetentionConfig
@@ -64,6 +65,11 @@ CONFIGS = {
     "damped EMA": DampedEMAConfig(states=4),
     "complex EMA": ComplexEMAConfig(states=4),
     "timestep norm": TimestepNormConfig(groups=3),
+    "MCSD": MCSDConfig(n_channels=4),
+    "MCSD, training form": MCSDConfig(4, decay_norm="rows", row_length=16, fusion="concat"),
+    "MCSD, by channel, one section twice": MCSDConfig(
+        4, sections=("slope", "slope"), gate="sigmoid", projection="channel"
+    ),
     "Mega": MegaConfig(z_dim=6, value_dim=10, states=4),
     "Mega, rotary, chunks": MegaConfig(
         z_dim=6, states=4, position_bias="rotary", chunk_size=4, norm="rmsnorm"
