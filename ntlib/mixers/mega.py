@@ -26,12 +26,11 @@ relu^2. There is one head, whose queries and keys come from one projection.
 | laplace      | f_laplace                               | utils.laplace, to six digits |
 | chunk_size   | c of Mega-chunk                         | chunk_size                   |
 
-Departures of the code from the paper, followed here: silu and a residual inside EMA; scores of
-laplace and relu^2 divided by n; "rotary" is an additive bias (ntlib.mixers.position_bias); Appendix
-C has the two functions meet at sqrt(2), where they do not. Departures of ours from the code: no
-dropout and no masks for padding; the causal form takes any length, the last chunk being short (the
-code pads it, which changes nothing: no query sees a later key); a kernel without `truncation`.
-Parameters have the official names and shapes.
+Departures of the code from the paper, followed here: silu and a residual inside EMA; "rotary" is an
+additive bias (ntlib.mixers.position_bias); Appendix C has laplace and relu^2 meet at sqrt(2), where
+they do not. Departures of ours from the code: no dropout and no masks for padding; the causal form
+takes any length, the last chunk being short (the code pads it, which changes nothing: no query sees
+a later key); a kernel without `truncation`. Parameters have the official names and shapes.
 """
 
 import math

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from benchmarks import golden_mega
 from ntlib.models import presets
+from ntlib.models.generation import Sampling, generate
 from ntlib.models.language_model import count_parameters
 from ntlib.models.mega import Block, MegaModelConfig
 from tests.mixers.battery import close
@@ -68,6 +69,16 @@ def test_prefill_and_steps_continue_each_other(name, prenorm):
     for t in range(6, 14):
         logits, states = model.step(text[:, t], states)
         assert torch.allclose(logits, whole[:, t])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_generation_is_repeated_full_passes(name):
+    """Over more than one chunk."""
+    model, text = small(name), tokens(2, 30)
+    for _ in range(8):
+        text = torch.cat([text, model(text)[0][:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(generate(model, text[:, :30], 8, Sampling(temperature=0)), text[:, 30:])
 
 
 @pytest.mark.parametrize("name", SMALL)
