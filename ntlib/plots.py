@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 _LOOKS = {
     "Transformer": ("#939393", "-", "o"),
-    "Sliding window": ("#7d7d7d", ":", "p"),
+    "Local attention": ("#7d7d7d", ":", "p"),
     "Linear attention": ("#ce8300", "-", "s"),
     "GLA": ("#b87400", "--", "D"),
     "DeltaNet": ("#a66900", "-.", "v"),
@@ -197,7 +197,9 @@ def svg(fig: Figure, name: str, alt: str) -> str:
         fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]  # without the XML declaration
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r"\s*\n\s*", " ", text)  # notebooks store, and indent, every line by itself
     text = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
