@@ -34,26 +34,34 @@ class MixerCost(Protocol):
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """Softmax attention: quadratic to read, a cache that grows."""
+    """Softmax attention: quadratic to read, a cache that grows; with a window linear, and a cache
+    as long as that."""
 
     d_model: int
     d_kv: int  # n_kv_heads x head_dim
+    window: int | None = None
 
     @property
     def parameters(self):
         return 2 * self.d_model * (self.d_model + self.d_kv)
 
     def state_numbers(self, context):
-        return 2 * self.d_kv * context
+        return 2 * self.d_kv * self._kept(context)
 
     def prefill_flops(self, length):
-        return 2 * length * self.parameters + 4 * length**2 * self.d_model
+        scores = length**2
+        if self.window and length > 2 * self.window:  # else a mask over the square
+            scores = 2 * self.window * -(-length // self.window) * self.window
+        return 2 * length * self.parameters + 4 * scores * self.d_model
 
     def step_flops(self, context):
-        return 2 * self.parameters + 4 * (context + 1) * self.d_model
+        return 2 * self.parameters + 4 * self._kept(context + 1) * self.d_model
 
     def step_state_traffic(self, context):
         return self.state_numbers(context + 1)  # reads what was there, writes one token
+
+    def _kept(self, context):
+        return min(context, self.window or context)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ntlib.cost_kinds import (
 )
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.complex_ema import ComplexEMAConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
@@ -27,6 +28,7 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
 
@@ -35,9 +37,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
     """The cost of a mixer at a width. Raises TypeError for a mixer that has no cost here."""
     match config:
         case AttentionConfig():
-            return AttentionCost(
-                d_model, d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
-            )
+            d_kv = d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
+            return AttentionCost(d_model, d_kv, config.window)
         case LinearAttentionConfig():
             head_dim = d_model // config.n_heads
             return MatrixStateCost(
@@ -72,6 +73,12 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
             return _s4d(d_model, config)
         case S4Config():
             return _s4(d_model, config)
+        case DSSConfig():
+            pairs = d_model * config.d_state // 2
+            vectors = 2 * pairs + config.d_state + 4 * d_model
+            return StateCost(2 * d_model**2, vectors, 2 * pairs, 14 * pairs)  # as _s4d
+        case S5Config():
+            return _s5(d_model, config)
         case DampedEMAConfig():
             return _damped_ema(d_model, config)
         case ComplexEMAConfig():
@@ -219,4 +226,17 @@ def _mcsd(d_model: int, config: MCSDConfig) -> StateCost:
         vectors=0,
         state=sections * d_model,
         recurrence=3 * sections * d_model,  # h <- a h + v, and what the position makes of it
+    )
+
+
+def _s5(d_model: int, config: S5Config) -> StateCost:
+    pairs, directions = config.d_state // 2, 1 + config.bidirectional
+    gate = d_model**2 * (2 if config.gate == "full" else 1)
+    biases = 2 * d_model if config.gate == "full" else d_model
+    return StateCost(
+        # b x and Re(C h) are real matrix products; both are read at every step
+        projections=gate + 2 * pairs * d_model * (1 + directions),
+        vectors=biases + d_model + 3 * pairs,  # D; poles and steps
+        state=2 * pairs * (2 - directions),
+        recurrence=8 * pairs * directions,  # a h + u
     )

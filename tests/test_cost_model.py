@@ -11,6 +11,7 @@ from ntlib import cost_model
 from ntlib.measuring import tensor_bytes
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.complex_ema import ComplexEMAConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
@@ -25,6 +26,7 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.models import presets
 from ntlib.models.language_model import LanguageModel, ModelConfig, count_parameters
@@ -33,6 +35,8 @@ from ntlib.ops.compiled import reference
 MIXERS = {
     "attention": AttentionConfig(4),
     "grouped-query": AttentionConfig(4, n_kv_heads=2),
+    "local attention": AttentionConfig(4, window=16),
+    "local, grouped-query": AttentionConfig(4, n_kv_heads=2, window=100),
     "linear attention": LinearAttentionConfig(4),
     "retention": RetentionConfig(4, chunk_size=16),
     "retention, group norm, row sums": RetentionConfig(
@@ -51,6 +55,9 @@ MIXERS = {
     "S4D, LegS": S4DConfig(d_state=6, init="legs"),
     "S4": S4Config(d_state=6, l_max=16),
     "S4, shared systems": S4Config(d_state=6, measure="legt", l_max=16, n_ssm=4),
+    "DSS": DSSConfig(d_state=6, l_max=16),
+    "S5": S5Config(d_state=12, blocks=2),
+    "S5, full gate": S5Config(d_state=12, gate="full"),
     "EMA": DampedEMAConfig(states=3),
     "complex EMA": ComplexEMAConfig(states=3),
     "timestep norm": TimestepNormConfig(groups=4),
@@ -65,6 +72,7 @@ MIXERS = {
 BIDIRECTIONAL = [
     S4DConfig(d_state=6, bidirectional=True),
     S4Config(d_state=6, l_max=16, bidirectional=True),
+    S5Config(d_state=6, bidirectional=True),
     DampedEMAConfig(states=3, bidirectional=True),
     MegaConfig(8, 24, states=3, chunk_size=16, bidirectional=True, norm="rmsnorm"),
 ]
@@ -113,7 +121,17 @@ def test_projections_of_recurrences_are_those_of_the_counter(name, products):
 
 
 @pytest.mark.parametrize("length", [16, 48, 53])
-@pytest.mark.parametrize("name", ["attention", "grouped-query", "linear attention", "retention"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention",
+        "grouped-query",
+        "local attention",
+        "local, grouped-query",
+        "linear attention",
+        "retention",
+    ],
+)
 def test_prefill_flops_are_those_of_the_counter(name, length):
     config = config_of(MIXERS[name])
     model = LanguageModel(config)

@@ -16,7 +16,7 @@ from ntlib import plots
 
 LIGHT, DARK = "#ffffff", "#14181e"
 FAMILIES = {
-    "Transformer": ["Transformer", "Sliding window"],
+    "Transformer": ["Transformer", "Local attention"],
     "linear attention": ["Linear attention", "GLA", "DeltaNet", "Gated DeltaNet"],
     "RetNet": ["RetNet"],
     "RWKV": ["RWKV-4", "RWKV-5", "RWKV-6", "RWKV-7"],

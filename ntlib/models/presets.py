@@ -3,12 +3,16 @@
 from dataclasses import replace
 
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.mcsd import MCSDConfig
 from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixers.s4 import S4Config
+from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
 from ntlib.models import rwkv_sizes
 from ntlib.models.language_model import ModelConfig
 from ntlib.models.mega import MegaModelConfig
@@ -125,9 +129,9 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
     """The two-layer models that chapters train live: the same number of parameters within 0.5%.
 
     A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
-    narrower feed-forward layer, as in RetNet's paper. RWKV-4 to RWKV-7 and Mega are whole models
-    with feed-forward layers of their own; Mega's values are about as wide as those, as in its
-    paper.
+    narrower feed-forward layer, as in RetNet's paper; so do the state space models, whose states
+    have 64 numbers per channel (S5: 128 per layer). RWKV-4 to RWKV-7 are whole models with
+    feed-forward layers of their own.
     """
     if architecture in rwkv_sizes.SMALL:
         return rwkv_sizes.small(architecture, vocab_size)
@@ -141,6 +145,11 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         "Linear attention": (LinearAttentionConfig(n_heads), 170),
         "RetNet": (RetentionConfig(n_heads), 85),
         "Yan": (MCSDConfig(n_channels=4), 170),
+        "Local attention": (AttentionConfig(n_heads, window=32), 170),
+        "S4": (S4Config(), 126),
+        "S4D": (S4DConfig(), 169),
+        "DSS": (DSSConfig(), 190),
+        "S5": (S5Config(d_state=128, blocks=4, gate="full"), 125),
     }
     if architecture not in choices:
         names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])

@@ -5,6 +5,7 @@ import torch
 
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.complex_ema import ComplexEMAConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
@@ -22,6 +23,7 @@ from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from tests.mixers import battery
 
@@ -29,6 +31,8 @@ CONFIGS = {
     "attention": AttentionConfig(n_heads=4),
     "grouped-query attention": AttentionConfig(n_heads=4, n_kv_heads=2),
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
+    "local attention": AttentionConfig(n_heads=4, window=5),
+    "local attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, window=1),
     "linear attention": LinearAttentionConfig(n_heads=4),
     "LSTM": LSTMConfig(),
     "Mamba": MambaConfig(d_state=5),
@@ -62,6 +66,13 @@ CONFIGS = {
     "S4D-Inv": S4DConfig(d_state=8, init="inv", discretisation="bilinear", learn_b=True),
     "S4D-LegS": S4DConfig(d_state=8, init="legs"),
     "S4D-Real": S4DConfig(d_state=6, init="real"),
+    "DSS": DSSConfig(d_state=8, l_max=512),
+    "DSS, sequences longer than its softmax": DSSConfig(d_state=6, l_max=4),
+    "S5": S5Config(d_state=10),
+    "S5, blocks, bilinear": S5Config(
+        d_state=12, blocks=3, discretisation="bilinear", gate="full", c_init="lecun_normal"
+    ),
+    "S5, clipped": S5Config(d_state=8, clip_poles=True, c_init="complex_normal"),
     "damped EMA": DampedEMAConfig(states=4),
     "complex EMA": ComplexEMAConfig(states=4),
     "timestep norm": TimestepNormConfig(groups=3),
