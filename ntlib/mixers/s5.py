@@ -18,7 +18,7 @@ matrix of twice the width or two matrices, here (directions, d_model, d_state / 
 pole with positive imaginary part is kept, there the other one; the system is the same.
 
 The block is that of the official half_glu1, g ⊙ sigmoid(W g) with g = gelu(y), or, with the gate
-"full", S4's. Departures: gelu is exact, the official one JAX's approximation by tanh (up to 5e-4 off); W
+"full", S4's. Departures: gelu is exact, the official one approximated by tanh (up to 5e-4 off); W
 starts like every other linear map here. The official flag to learn both halves of the pairs
 independently (conj_sym=False) is left out, as are half_glu2 and dropout.
 """
