@@ -19,6 +19,7 @@ class Profile:
     tracking_steps: int  # state tracking: optimiser steps of tracking_batch sequences
     tracking_batch: int
     tracking_length: int  # trained on; tested on up to 16 times as much
+    memory_steps: int  # small S4 models whose memory is looked at: optimiser steps
     fit_steps: int  # steps in which weights of one form are fitted to those of another
     scan_length: int  # at which a scan that stores all states is timed beside a fused one
     long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
@@ -46,6 +47,7 @@ PROFILES = {
             tracking_steps=4,
             tracking_batch=8,
             tracking_length=8,
+            memory_steps=4,
             fit_steps=4,
             scan_length=128,
             long_lengths=(64, 128, 256),
@@ -69,6 +71,7 @@ PROFILES = {
             tracking_steps=600,
             tracking_batch=64,
             tracking_length=16,
+            memory_steps=200,
             fit_steps=150,
             scan_length=512,
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536),
@@ -92,6 +95,7 @@ PROFILES = {
             tracking_steps=1000,
             tracking_batch=64,
             tracking_length=16,
+            memory_steps=1000,
             fit_steps=400,
             scan_length=2048,
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
