@@ -20,6 +20,10 @@ class Profile:
     tracking_batch: int
     tracking_length: int  # trained on; tested on up to 16 times as much
     memory_steps: int  # small S4 models whose memory is looked at: optimiser steps
+    digits_steps: int  # optimiser steps of 32 images of 64 pixels
+    list_steps: int  # ListOps: optimiser steps of 32 lists
+    gap_steps: int  # copying over gaps: optimiser steps of 32 sequences
+    tones_steps: int  # tones: optimiser steps of 32 sequences
     fit_steps: int  # steps in which weights of one form are fitted to those of another
     scan_length: int  # at which a scan that stores all states is timed beside a fused one
     long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
@@ -47,6 +51,10 @@ PROFILES = {
             tracking_steps=4,
             tracking_batch=8,
             tracking_length=8,
+            digits_steps=4,
+            list_steps=4,
+            gap_steps=4,
+            tones_steps=4,
             memory_steps=4,
             fit_steps=4,
             scan_length=128,
@@ -71,6 +79,10 @@ PROFILES = {
             tracking_steps=600,
             tracking_batch=64,
             tracking_length=16,
+            digits_steps=300,
+            list_steps=600,
+            gap_steps=400,
+            tones_steps=100,
             memory_steps=200,
             fit_steps=150,
             scan_length=512,
@@ -95,6 +107,10 @@ PROFILES = {
             tracking_steps=1000,
             tracking_batch=64,
             tracking_length=16,
+            digits_steps=1500,
+            list_steps=4000,
+            gap_steps=2000,
+            tones_steps=400,
             memory_steps=1000,
             fit_steps=400,
             scan_length=2048,

@@ -7,16 +7,17 @@ Every record states how it was made; `record` refuses a name that is not listed 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from ntlib import experiments, results, tracking
+from ntlib import experiments, long_range, results, tracking
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
+from ntlib.tasks import Digits, ListOps
 from ntlib.tasks.synthetic import AssociativeRecall
 from ntlib.tasks.text import Text
 from ntlib.training import TrainConfig
@@ -73,7 +74,7 @@ class Record:
 MIXER_FFN_DIM = {"RWKV-4": 168, "RWKV-7": 134}
 
 TRAINING_COLUMNS = {
-    "architecture": "name of the model, ntlib.models.presets.small",
+    "architecture": "name of the model, ntlib.models.presets.small or ntlib.long_range.MODELS",
     "lr": "peak learning rate",
     "seed": "of weights and batches",
     "step": "optimiser steps done",
@@ -86,14 +87,17 @@ TRAINING_COLUMNS = {
 
 
 def _tuning(
-    make: Callable[..., Run], profile: str, architectures: tuple[str, ...] = ARCHITECTURES
+    make: Callable[..., Run],
+    profile: str,
+    architectures: tuple[str, ...] = ARCHITECTURES,
+    rates: tuple[float, ...] = RATES,
 ) -> Record:
     """Every architecture at every rate, with the seeds of the profile book."""
     seeds = load_profile("book").seeds
 
     def measure(checkpoints: Path) -> pd.DataFrame:
-        runs = [make(name, RATES[0], profile) for name in architectures]
-        runs = experiments.grid(runs, lrs=RATES, seeds=seeds)
+        runs = [make(name, rates[0], profile) for name in architectures]
+        runs = experiments.grid(runs, lrs=rates, seeds=seeds)
         return experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
 
     return Record(profile, seeds, TRAINING_COLUMNS, measure)
@@ -121,6 +125,39 @@ def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
     return Record("full", seeds, tracking.COLUMNS, measure)
 
 
+LONG = ("S4", "S4D", "S5", "Transformer", "Local attention", "LSTM")
+LISTS = ("S4", "S4D", "Transformer", "LSTM")
+GAPS = ("S4", "S4D", "S5", "Mamba", "Transformer", "LSTM")
+
+
+def _tuned(
+    tasks: Mapping[str, long_range.Labelled],
+    architectures: tuple[str, ...],
+    tuning: str,
+    steps: int,
+    batch_size: int,
+) -> Record:
+    """Every architecture on every task, at the rate that was best for it in another record."""
+    seeds = load_profile("book").seeds
+
+    def measure(checkpoints: Path) -> pd.DataFrame:
+        rates, frames = experiments.best_rates(results.load(tuning)[0]), []
+        for name, task in tasks.items():
+            runs = [
+                long_range.classifier_run(a, task, rates[a], steps, batch_size)
+                for a in architectures
+            ]
+            runs = experiments.grid(runs, seeds=seeds)
+            frame = experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
+            frame.insert(0, "task", name)
+            frame.insert(1, "length", task.length)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    columns = {"task": "what was trained on", "length": "steps of a sequence"}
+    return Record("book", seeds, columns | TRAINING_COLUMNS, measure)
+
+
 RECORDS = {
     "tuning-text": _tuning(text_run, "book"),
     "tuning-recall-full": _tuning(recall_run, "full"),
@@ -129,6 +166,23 @@ RECORDS = {
     "tuning-text-rwkv6": _tuning(text_run, "book", ("RWKV-6",)),
     "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
     "tuning-text-mixers": _tuning(mixer_run, "book", ("RWKV-4", "RWKV-7")),
+    "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
+    "tuning-lists": _tuning(long_range.list_run, "book", LISTS, long_range.RATES),
+    "tuning-gaps": _tuning(long_range.gap_run, "book", GAPS, long_range.RATES),
+    "digits-784": _tuned(
+        {"in order": Digits(28), "permuted": Digits(28, permuted=True)},
+        LONG,
+        "tuning-digits",
+        steps=400,
+        batch_size=16,
+    ),
+    "lists-by-length": _tuned(
+        {f"ListOps {n}": ListOps(n, max_args=5) for n in (32, 64, 128)},
+        LISTS,
+        "tuning-lists",
+        steps=600,
+        batch_size=32,
+    ),
     "tracking-rwkv7-full": _tracking("RWKV-7"),
     "tracking-rwkv7-doubled-full": _tracking("RWKV-7 (doubled step)"),
     "tracking-rwkv6-full": _tracking("RWKV-6"),

@@ -35,23 +35,25 @@ class Pathfinder(Scored):
     >>> batch = Pathfinder(side=12).sample(1, torch.Generator().manual_seed(5))
     >>> print(drawing(batch.inputs[0]))
     ············
-    ···o········
-    ··#·········
     ············
-    ·#········#·
-    ·#····#···#·
-    ·······#····
-    #·········#·
-    o·········#·
     ············
-    ··········#·
-    ··········#·
+    ·o#·##······
+    ·······##···
+    ············
+    ##·##·····#·
+    ··········o·
+    ············
+    ············
+    ··#·#···#·#·
+    ·#···#·#···#
     >>> batch.targets.tolist()
     [[1]]
     """
 
     side: int = 16
     """Pixels of a row; the Arena has 32, and 128 in Path-X."""
+    dashes: int = 4
+    """Of a long path, the dots' own included: the knob of difficulty, 6, 9 and 14 in the paper."""
     bend: float = 0.3
     """Standard deviation, in radians per pixel, of the change of direction."""
 
@@ -61,6 +63,10 @@ class Pathfinder(Scored):
     def __post_init__(self) -> None:
         if self.side < 12:
             raise ValueError(f"side must be at least 12, got {self.side}")
+        if not 2 <= self.dashes <= self.side // 3:
+            raise ValueError(
+                f"dashes must be in [2, side / 3 = {self.side // 3}], got {self.dashes}"
+            )
         if not 0 <= self.bend <= 1:
             raise ValueError(f"bend must be in [0, 1], got {self.bend}")
 
@@ -71,8 +77,8 @@ class Pathfinder(Scored):
 
     @property
     def path(self) -> int:
-        """Pixels of a long path, gaps included: side / 4 dashes, about 3/4 of a side."""
-        return 3 * (self.side // 4) - 1
+        """Pixels of a long path, gaps included."""
+        return 3 * self.dashes - 1
 
     @property
     def distractors(self) -> int:
@@ -86,7 +92,7 @@ class Pathfinder(Scored):
         random = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
         labels = torch.randint(2, (batch_size, 1), generator=generator)
         images = torch.zeros(batch_size, self.side, self.side)
-        short = 3 * max(self.side // 8, 1) - 1
+        short = 3 * (self.dashes // 2) - 1
         lengths = np.array([self.path] * 2 + [short] * self.distractors)
         _draw(random, labels[:, 0].numpy(), images.numpy(), lengths, self.bend)
         return Batch(images.reshape(batch_size, -1, 1), labels)

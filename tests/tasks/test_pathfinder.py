@@ -35,10 +35,15 @@ def test_drawn_examples_are_real():
     assert doctest.testmod(pathfinder) == (0, 3)
 
 
-@given(side=st.integers(12, 40), bend=st.floats(0, 0.5), seed=st.integers(0, 2**31))
+@given(
+    side=st.integers(12, 40),
+    dashes=st.integers(2, 6),
+    bend=st.floats(0, 0.5),
+    seed=st.integers(0, 2**31),
+)
 @settings(max_examples=25, deadline=None)
-def test_labels_are_what_a_search_finds(side, bend, seed):
-    task = Pathfinder(side, bend)
+def test_labels_are_what_a_search_finds(side, dashes, bend, seed):
+    task = Pathfinder(side, min(dashes, side // 4), bend)
     batch = draw(task, 8, seed)
     for image, label in zip(images(batch), batch.targets[:, 0].tolist(), strict=True):
         paths = components(image)
@@ -88,6 +93,7 @@ def test_batches_are_seeded():
     ("make", "words"),
     [
         (lambda: Pathfinder(11), "side must be at least 12, got 11"),
+        (lambda: Pathfinder(dashes=1), r"dashes must be in \[2, side / 3 = 5\], got 1"),
         (lambda: Pathfinder(bend=2), r"bend must be in \[0, 1\], got 2"),
         (lambda: draw(Pathfinder(), 0, 0), "batch_size must be at least 1, got 0"),
     ],
