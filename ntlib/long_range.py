@@ -25,7 +25,7 @@ from ntlib.mixers.state_space import StateSpaceMixer, resample
 from ntlib.models.classifier import ClassifierConfig
 from ntlib.models.language_model import ModelConfig
 from ntlib.profiles import load_profile
-from ntlib.tasks import Digits, GapCopying, ListOps, Tones
+from ntlib.tasks import Digits, GapCopying, ListOps, Pathfinder, Tones
 from ntlib.training import Task, TrainConfig, evaluate
 
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)  # the same five for all, on every tuned task
@@ -53,7 +53,12 @@ class Labelled(Task, Protocol):
 
 
 def classifier_run(
-    architecture: str, task: Labelled, lr: float, steps: int, batch_size: int = 32
+    architecture: str,
+    lr: float,
+    task: Labelled,
+    steps: int,
+    batch_size: int = 32,
+    norm: str = "layer",
 ) -> Run:
     """One model on one task; the last step answers on ListOps, elsewhere the mean of all steps."""
     mixer, n_layers, ffn_dim = _parts(architecture, task.length)
@@ -65,24 +70,34 @@ def classifier_run(
         mixer,
         ffn_dim,
         pool="last" if isinstance(task, ListOps) else "mean",
+        norm=norm,
     )
     return Run(architecture, model, task, _training(lr, steps, batch_size, held_out=360))
 
 
 def digits_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
     """Digits of 8 x 8, read in 64 steps, at a profile's size."""
-    return classifier_run(architecture, Digits(), lr, load_profile(profile_name).digits_steps)
+    return classifier_run(architecture, lr, Digits(), load_profile(profile_name).digits_steps)
 
 
 def list_run(architecture: str, lr: float, profile_name: str = "book", length: int = 32) -> Run:
     """ListOps with lists of up to `length` tokens at a profile's size."""
     task = ListOps(length, max_args=5)
-    return classifier_run(architecture, task, lr, load_profile(profile_name).list_steps)
+    return classifier_run(architecture, lr, task, load_profile(profile_name).list_steps)
+
+
+def pathfinder_run(
+    architecture: str, lr: float, profile_name: str = "book", side: int = 12, norm: str = "batch"
+) -> Run:
+    """Pathfinder with images of `side` x `side` at a profile's size; S4's published runs on this
+    task have batch norm."""
+    steps = load_profile(profile_name).pathfinder_steps
+    return classifier_run(architecture, lr, Pathfinder(side), steps, norm=norm)
 
 
 def tones_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
     """The band of a tone in 128 samples at a profile's size."""
-    return classifier_run(architecture, Tones(), lr, load_profile(profile_name).tones_steps)
+    return classifier_run(architecture, lr, Tones(), load_profile(profile_name).tones_steps)
 
 
 def gap_run(

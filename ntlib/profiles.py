@@ -22,6 +22,7 @@ class Profile:
     memory_steps: int  # small S4 models whose memory is looked at: optimiser steps
     digits_steps: int  # optimiser steps of 32 images of 64 pixels
     list_steps: int  # ListOps: optimiser steps of 32 lists
+    pathfinder_steps: int  # optimiser steps of 32 images
     gap_steps: int  # copying over gaps: optimiser steps of 32 sequences
     tones_steps: int  # tones: optimiser steps of 32 sequences
     fit_steps: int  # steps in which weights of one form are fitted to those of another
@@ -53,6 +54,7 @@ PROFILES = {
             tracking_length=8,
             digits_steps=4,
             list_steps=4,
+            pathfinder_steps=4,
             gap_steps=4,
             tones_steps=4,
             memory_steps=4,
@@ -81,6 +83,7 @@ PROFILES = {
             tracking_length=16,
             digits_steps=300,
             list_steps=600,
+            pathfinder_steps=600,
             gap_steps=400,
             tones_steps=100,
             memory_steps=200,
@@ -109,6 +112,7 @@ PROFILES = {
             tracking_length=16,
             digits_steps=1500,
             list_steps=4000,
+            pathfinder_steps=4000,
             gap_steps=2000,
             tones_steps=400,
             memory_steps=1000,

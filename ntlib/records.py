@@ -9,6 +9,7 @@ Every record states how it was made; `record` refuses a name that is not listed 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from ntlib import experiments, long_range, results, tracking
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
-from ntlib.tasks import Digits, ListOps
+from ntlib.tasks import Digits
 from ntlib.tasks.synthetic import AssociativeRecall
 from ntlib.tasks.text import Text
 from ntlib.training import TrainConfig
@@ -126,36 +127,35 @@ def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
 
 
 LONG = ("S4", "S4D", "S5", "Transformer", "Local attention", "LSTM")
-LISTS = ("S4", "S4D", "Transformer", "LSTM")
+ARENA = ("S4D", "Transformer", "LSTM")
 GAPS = ("S4", "S4D", "S5", "Mamba", "Transformer", "LSTM")
 
 
 def _tuned(
-    tasks: Mapping[str, long_range.Labelled],
-    architectures: tuple[str, ...],
-    tuning: str,
-    steps: int,
-    batch_size: int,
+    makes: Mapping[str, Callable[[str, float], Run]], architectures: tuple[str, ...], tuning: str
 ) -> Record:
     """Every architecture on every task, at the rate that was best for it in another record."""
     seeds = load_profile("book").seeds
 
     def measure(checkpoints: Path) -> pd.DataFrame:
         rates, frames = experiments.best_rates(results.load(tuning)[0]), []
-        for name, task in tasks.items():
-            runs = [
-                long_range.classifier_run(a, task, rates[a], steps, batch_size)
-                for a in architectures
-            ]
-            runs = experiments.grid(runs, seeds=seeds)
+        for task, make in makes.items():
+            runs = experiments.grid(
+                [make(name, rates[name]) for name in architectures], seeds=seeds
+            )
             frame = experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
-            frame.insert(0, "task", name)
-            frame.insert(1, "length", task.length)
+            frame.insert(0, "task", task)
+            frame.insert(1, "length", runs[0].task.length)
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
     columns = {"task": "what was trained on", "length": "steps of a sequence"}
     return Record("book", seeds, columns | TRAINING_COLUMNS, measure)
+
+
+def _digits_784(permuted: bool) -> Callable[[str, float], Run]:
+    task = Digits(28, permuted=permuted)
+    return partial(long_range.classifier_run, task=task, steps=300, batch_size=16)
 
 
 RECORDS = {
@@ -167,21 +167,26 @@ RECORDS = {
     "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
     "tuning-text-mixers": _tuning(mixer_run, "book", ("RWKV-4", "RWKV-7")),
     "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
-    "tuning-lists": _tuning(long_range.list_run, "book", LISTS, long_range.RATES),
+    "tuning-lists": _tuning(long_range.list_run, "book", ARENA, long_range.RATES),
+    "tuning-pathfinder": _tuning(long_range.pathfinder_run, "book", ARENA, long_range.RATES),
     "tuning-gaps": _tuning(long_range.gap_run, "book", GAPS, long_range.RATES),
     "digits-784": _tuned(
-        {"in order": Digits(28), "permuted": Digits(28, permuted=True)},
-        LONG,
-        "tuning-digits",
-        steps=400,
-        batch_size=16,
+        {"in order": _digits_784(False), "permuted": _digits_784(True)}, LONG, "tuning-digits"
     ),
     "lists-by-length": _tuned(
-        {f"ListOps {n}": ListOps(n, max_args=5) for n in (32, 64, 128)},
-        LISTS,
+        {f"ListOps {n}": partial(long_range.list_run, length=n) for n in (32, 64, 128)},
+        ARENA,
         "tuning-lists",
-        steps=600,
-        batch_size=32,
+    ),
+    "pathfinder-by-length": _tuned(
+        {f"Pathfinder {n}": partial(long_range.pathfinder_run, side=n) for n in (12, 16, 20)},
+        ARENA,
+        "tuning-pathfinder",
+    ),
+    "pathfinder-layer-norm": _tuned(
+        {"Pathfinder 12": partial(long_range.pathfinder_run, norm="layer")},
+        ("S4D", "Transformer"),
+        "tuning-pathfinder",
     ),
     "tracking-rwkv7-full": _tracking("RWKV-7"),
     "tracking-rwkv7-doubled-full": _tracking("RWKV-7 (doubled step)"),

@@ -1,7 +1,9 @@
 """Long sequences: equal parameters, one size per profile, and what resampling does to a model."""
 
 from dataclasses import replace
+from functools import partial
 
+import pandas as pd
 import pytest
 
 from ntlib import experiments, long_range, records
@@ -13,7 +15,7 @@ from ntlib.tasks import Digits, ListOps
 @pytest.mark.parametrize("task", [Digits(), ListOps(32)], ids=["numbers", "tokens"])
 def test_all_have_equal_parameters(task):
     counts = {
-        name: count_parameters(long_range.classifier_run(name, task, 1e-3, 1).build())
+        name: count_parameters(long_range.classifier_run(name, 1e-3, task, 1).build())
         for name in long_range.MODELS
     }
     assert max(counts.values()) / min(counts.values()) < 1.02, counts
@@ -32,6 +34,7 @@ def test_sizes_come_from_the_profile():
         steps = {
             long_range.digits_run: profile.digits_steps,
             long_range.list_run: profile.list_steps,
+            long_range.pathfinder_run: profile.pathfinder_steps,
             long_range.tones_run: profile.tones_steps,
             long_range.gap_run: profile.gap_steps,
         }
@@ -59,16 +62,17 @@ def test_a_tuned_record_takes_its_rates_from_another(tmp_path, monkeypatch):
     best = frame[frame.step == frame.step.max()].set_index("lr").loss.idxmin()
     monkeypatch.setattr(records.results, "load", lambda name: (frame, {}))
     monkeypatch.setattr(records.experiments, "run_grid", keep_rates)
-    tasks = {"plain": Digits(), "permuted": Digits(permuted=True)}
-    rows = records._tuned(tasks, ("S5",), "any", steps=2, batch_size=4).measure(tmp_path)
+    makes = {
+        name: partial(long_range.classifier_run, task=Digits(permuted=p), steps=2)
+        for name, p in (("plain", False), ("permuted", True))
+    }
+    rows = records._tuned(makes, ("S5",), "any").measure(tmp_path)
     assert set(rows.lr) == {best}
     assert rows.task.tolist() == ["plain"] * 3 + ["permuted"] * 3
     assert set(rows.length) == {64}
 
 
 def keep_rates(runs, **_):
-    import pandas as pd
-
     return pd.DataFrame({"lr": [run.train.lr for run in runs]})
 
 
