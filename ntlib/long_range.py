@@ -119,7 +119,7 @@ RATE_COLUMNS = {
 }
 
 
-def resampled(runs: Sequence[Run], checkpoints: Path, count: int = 512) -> pd.DataFrame:
+def resampled(runs: Sequence[Run], checkpoints: Path, count: int = 256) -> pd.DataFrame:
     """Train on Tones, test on `count` sequences at the same rate and at half of it, there with the
     step as trained and, where there is one, doubled; rows: see RATE_COLUMNS."""
     experiments.run_grid(runs, checkpoints=checkpoints)
