@@ -179,7 +179,7 @@ RECORDS = {
         "tuning-lists",
     ),
     "pathfinder-by-length": _tuned(
-        {f"Pathfinder {n}": partial(long_range.pathfinder_run, side=n) for n in (12, 16, 20)},
+        {f"Pathfinder {n}": partial(long_range.pathfinder_run, side=n) for n in (12, 16)},
         ARENA,
         "tuning-pathfinder",
     ),
