@@ -89,10 +89,12 @@ def list_run(architecture: str, lr: float, profile_name: str = "book", length: i
 def pathfinder_run(
     architecture: str, lr: float, profile_name: str = "book", side: int = 12, norm: str = "batch"
 ) -> Run:
-    """Pathfinder with images of `side` x `side` at a profile's size; S4's published runs on this
-    task have batch norm."""
+    """Pathfinder with paths of three dashes in `side` x `side` pixels at a profile's size.
+
+    Batch norm is that of S4's published runs on this task. Four dashes would be crowded at side 12:
+    the dots' places alone then tell 61% of the labels, with three 53%."""
     steps = load_profile(profile_name).pathfinder_steps
-    return classifier_run(architecture, lr, Pathfinder(side), steps, norm=norm)
+    return classifier_run(architecture, lr, Pathfinder(side, dashes=3), steps, norm=norm)
 
 
 def tones_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
