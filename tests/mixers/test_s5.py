@@ -1,6 +1,8 @@
 """S5 against the official layer's numbers, its initialisation, and its options."""
 
+import numpy as np
 import pytest
+import scipy.signal
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -71,6 +73,29 @@ def test_the_official_layer(golden, name):
     x = arrays["x"][None]
     normed = F.layer_norm(x, x.shape[-1:], weights["norm/scale"], weights["norm/bias"], eps=1e-6)
     assert close((x + mixer(normed)[0])[0], arrays["layer"], 1e-3)
+
+
+@pytest.mark.parametrize("discretisation", ["zoh", "bilinear"])
+@torch.no_grad()
+def test_scipy_runs_the_same_system(discretisation):
+    """The layer's real form, discretised and simulated by SciPy. Steps differ between states, so
+    they multiply A and B, and SciPy's is 1."""
+    mixer = S5Config(d_state=10, discretisation=discretisation, dt_min=0.05).build(24)
+    mixer.reset_parameters(torch.Generator().manual_seed(0))
+    mixer = mixer.double()
+    mixer.read_out = lambda x, y: y
+    kernel, x = mixer.kernel, sequence(25, batch=1)
+    dt = kernel.log_step.exp()
+    real, imaginary = (torch.diag(dt * part) for part in (kernel.Lambda_re, kernel.Lambda_im))
+    A = torch.cat([torch.cat([real, -imaginary], 1), torch.cat([imaginary, real], 1)])
+    B = torch.cat([dt[:, None] * part for part in kernel.B.unbind(-1)])
+    C = 2 * torch.cat([kernel.C[0, ..., 0], -kernel.C[0, ..., 1]], dim=1)
+    read = np.eye(10), np.zeros((10, 24))  # all states, before C: SciPy's bilinear rule changes it
+    given = (A.numpy(), B.numpy(), *read)
+    a, b, *_ = scipy.signal.cont2discrete(given, 1.0, method=discretisation)
+    inputs = torch.cat([x[0], x[0, :1]])  # its states are those before each input
+    _, states, _ = scipy.signal.dlsim((a, b, *read, 1.0), inputs.numpy())
+    assert close(mixer(x)[0][0], torch.as_tensor(states[1:]) @ C.T, 1e-10)
 
 
 def test_the_initial_poles_are_the_official_ones(golden):
