@@ -4,23 +4,15 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from ntlib import animation, plots
 from tests.pages import browser
 
+pytestmark = pytest.mark.usefixtures("clean_matplotlib")
+
 FRAMES = 4
-
-
-@pytest.fixture(autouse=True)
-def clean_matplotlib():
-    with mpl.rc_context():
-        mpl.use("agg")
-        yield
-    plt.close("all")
 
 
 def shown(monkeypatch, marker="", hide_last=False, frames=FRAMES, **arguments):

@@ -14,6 +14,8 @@ import pytest
 
 from ntlib import plots
 
+pytestmark = pytest.mark.usefixtures("clean_matplotlib")
+
 LIGHT, DARK = "#ffffff", "#14181e"
 FAMILIES = {
     "Transformer": ["Transformer", "Local attention"],
@@ -261,11 +263,3 @@ def test_style_ends_with_its_block():
     with plots.style():
         assert not mpl.rcParams["axes.spines.top"]
     assert mpl.rcParams["axes.spines.top"] == before
-
-
-@pytest.fixture(autouse=True)
-def clean_matplotlib():
-    with mpl.rc_context():
-        mpl.use("agg")
-        yield
-    plt.close("all")
