@@ -61,7 +61,7 @@ def recall_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
     return Run(architecture, presets.small(architecture, task.vocab_size), task, train)
 
 
-READING_STEPS = 150  # of a comparison of many variants
+READING_STEPS = 100  # of a comparison of many variants
 
 
 def reading_run(reading: str, lr: float, profile_name: str = "book") -> Run:
