@@ -61,6 +61,17 @@ def recall_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
     return Run(architecture, presets.small(architecture, task.vocab_size), task, train)
 
 
+READING_STEPS = 100  # of a comparison of many variants
+
+
+def reading_run(reading: str, lr: float, profile_name: str = "book") -> Run:
+    """A short `text_run` of Yan under one of presets.YAN_READINGS."""
+    run = text_run("Yan", lr, profile_name, READING_STEPS)
+    task = run.task
+    model = presets.small_yan(reading, task.vocab_size, task.length)
+    return replace(run, architecture=reading, model=model)
+
+
 @dataclass(frozen=True)
 class Record:
     """One recorded experiment."""
@@ -166,6 +177,12 @@ RECORDS = {
     "tuning-text-rwkv6": _tuning(text_run, "book", ("RWKV-6",)),
     "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
     "tuning-text-mixers": _tuning(mixer_run, "book", ("RWKV-4", "RWKV-7")),
+    "tuning-text-yan": _tuning(text_run, "book", ("Yan",)),
+    "tuning-recall-yan": _tuning(recall_run, "book", ("Yan",)),
+    "recall-yan": _tuned(
+        {"four pairs": partial(recall_run, profile_name="full")}, ("Yan",), "tuning-recall-yan"
+    ),
+    "yan-readings": _tuning(reading_run, "book", tuple(presets.YAN_READINGS), RATES[2:]),
     "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
     "tuning-lists": _tuning(long_range.list_run, "book", ARENA, long_range.RATES),
     "tuning-pathfinder": _tuning(long_range.pathfinder_run, "book", ARENA, long_range.RATES),
