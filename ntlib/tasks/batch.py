@@ -27,6 +27,12 @@ class Batch(NamedTuple):
     targets: torch.Tensor
 
 
+def at_least(value: int, minimum: int, name: str) -> None:
+    """Raise ValueError that names an argument which is too small."""
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
 def accuracy(logits: torch.Tensor, batch: Batch) -> dict[str, float]:
     """Share of scored tokens, and of whole sequences, that the most likely token gets right.
 
