@@ -43,6 +43,7 @@ class GapCopying(Scored):
     """Symbols stand at random places; otherwise at the same, evenly spread ones in every sequence.
     """
 
+    DIFFICULTY = ("copied",)
     NOISE = 0
     ASK = 1
 

@@ -39,6 +39,8 @@ class Counting(Scored):
     length: int = 32
     """Bits in a sequence."""
 
+    DIFFICULTY = ("length",)
+
     def __post_init__(self) -> None:
         at_least(self.modulus, 2, "modulus")
         at_least(self.length, 1, "length")
@@ -83,6 +85,8 @@ class Composition(Scored):
     """Elements in a sequence."""
     moves: int | None = None
     """Tokens are the elements that move at most so many things: 2 for swaps. None: all."""
+
+    DIFFICULTY = ("length",)
 
     def __post_init__(self) -> None:
         products(self.group)  # refuses an unknown group right here

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntlib.tasks.batch import IGNORED, Batch, Scored, at_least
+from ntlib.tasks.batch import IGNORED, Batch, Scored, at_least, distinct
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Copying(Scored):
     max_length: int = 32
     """Longest string: what a fixed-size state must hold is max_length * log2(symbols) bits."""
 
+    DIFFICULTY = ("min_length", "max_length")
     PAD = 0
     SEPARATOR = 1
 
@@ -113,6 +114,7 @@ class AssociativeRecall(Scored):
     random_filler: bool = True
     """Fill positions between the queries with random values instead of 0."""
 
+    DIFFICULTY = ("pairs",)
     BLANK = 0
 
     def __post_init__(self) -> None:
@@ -127,8 +129,8 @@ class AssociativeRecall(Scored):
         """Draw (batch, length) sequences; ``pairs`` positions of each are scored."""
         at_least(batch_size, 1, "batch_size")
         half = self.vocab_size // 2
-        keys = 1 + _distinct(batch_size, half - 1, self.pairs, generator)
-        values = half + _distinct(batch_size, self.vocab_size - half, self.pairs, generator)
+        keys = 1 + distinct(batch_size, half - 1, self.pairs, generator)
+        values = half + distinct(batch_size, self.vocab_size - half, self.pairs, generator)
         shape = (batch_size, self.length)
         inputs = torch.full(shape, self.BLANK)
         if self.random_filler:
@@ -170,6 +172,8 @@ class InductionHeads(Scored):
     length: int = 256
     """Positions in a sequence; the Mamba paper trains at 256 and tests from 2^6 to 2^20."""
 
+    DIFFICULTY = ("length",)
+
     def __post_init__(self) -> None:
         at_least(self.vocab_size, 3, "vocab_size")
         at_least(self.length, 3, "length")
@@ -186,8 +190,3 @@ class InductionHeads(Scored):
         targets = torch.full(shape, IGNORED)
         targets[:, -1:] = inputs.gather(1, place + 1)
         return Batch(inputs, targets)
-
-
-def _distinct(rows: int, choices: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(rows, count) integers below ``choices``, no two equal within a row, in random order."""
-    return torch.rand(rows, choices, generator=generator).topk(count).indices
