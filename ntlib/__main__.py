@@ -115,15 +115,38 @@ def share(layout) -> None:
 
 @main.command()
 @click.argument("name")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Use the workers of this Dask scheduler (tcp://host:8786), not this machine's cores.",
+)
 @click.pass_obj
-def record(layout, name) -> None:
+def record(layout, name, cluster) -> None:
     """Run a long experiment and keep its rows in data/results; continues where it was stopped."""
+    from ntlib.cluster import Cluster
     from ntlib.records import record as run
 
     try:
-        click.echo(run(name, layout.root / "_build" / "records"))
+        workers = -1 if cluster is None else Cluster(cluster)
+        click.echo(run(name, layout.build / "records", workers))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+def results() -> None:
+    """List the recorded results: made by the code that stands there now, or by another?"""
+    from ntlib import records
+    from ntlib import results as recorded
+
+    for path in sorted(recorded.DIRECTORY.glob("*.csv")):
+        state, reasons = records.state(path.stem)
+        made = recorded.load(path.stem)[1]["environment"]["date"][:10]
+        click.echo(f"{state:8}{made}  {path.stem}")
+        for reason in reasons if state == "stale" else []:
+            click.echo(f"{'':20}{reason}")
 
 
 @main.command()

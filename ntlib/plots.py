@@ -60,6 +60,9 @@ LINES: dict[str, dict[str, str]] = {
 }
 """Architecture -> keywords of ``Axes.plot``."""
 
+RECORDED = {"linewidth": 1, "markerfacecolor": "none"}
+"""What recorded rows look like beside live ones: keywords of ``Axes.plot``."""
+
 # Whatever is drawn in black becomes the page's text colour in the SVG.
 _INK = "black"
 
@@ -128,13 +131,20 @@ def line(architecture: str) -> dict[str, str]:
 
 
 def curves(
-    ax: Axes, frame: pd.DataFrame, x: str, y: str, by: str = "architecture", markers: bool = True
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str = "architecture",
+    markers: bool = True,
+    recorded: bool = False,
 ) -> None:
     """One line per architecture: the mean of ``y`` at each ``x``, in a band from min to max.
 
     frame: tidy rows, several per (architecture, x) where several seeds were run.
     by: the column that names the architecture; lines are drawn in order of first appearance.
     markers: off for curves of very many points.
+    recorded: these rows stand beside live ones: thin lines, hollow markers, named in the legend.
     """
     for column in (x, y, by):
         if column not in frame.columns:
@@ -142,6 +152,8 @@ def curves(
     for architecture, rows in frame.groupby(by, sort=False):
         over_seeds = rows.groupby(x)[y].agg(["mean", "min", "max"])
         look = line(str(architecture)) | ({} if markers else {"marker": ""})
+        if recorded:
+            look |= RECORDED | {"label": f"{architecture}, recorded"}
         ax.plot(over_seeds.index, over_seeds["mean"], **look)
         if (over_seeds["max"] > over_seeds["min"]).any():
             band = {"color": look["color"], "alpha": 0.2, "linewidth": 0}

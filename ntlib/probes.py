@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ntlib.tasks.batch import Batch
+from ntlib.tasks.batch import Batch, Scored, shares_right
 from ntlib.training import Task, evaluate
 
 
@@ -35,6 +35,23 @@ def score_by_length(
         {"length": n} | evaluate(model, replace(task, length=n).held_out(count), chunk=64)
         for n in lengths
     ]
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def score_by_difficulty(
+    model: nn.Module, task: Scored, difficulties: Sequence[int], count: int = 256, chunk: int = 32
+) -> pd.DataFrame:
+    """Shares of tokens, strings and sequences that are right on `count` held-out sequences of
+    `task.at` each difficulty; one row per difficulty.
+
+    Only predictions are kept, so that long sequences over large vocabularies fit into memory.
+    """
+    rows = []
+    for difficulty in difficulties:
+        batch = task.at(difficulty).held_out(count)
+        predicted = [model(inputs)[0].argmax(-1) for inputs in batch.inputs.split(chunk)]
+        rows.append({"difficulty": difficulty} | shares_right(torch.cat(predicted), batch))
     return pd.DataFrame(rows)
 
 

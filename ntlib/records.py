@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
-from ntlib import experiments, long_range, results, tracking
+from ntlib import dependencies, experiments, long_range, results, tracking
+from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
@@ -79,7 +81,21 @@ class Record:
     profile: str
     seeds: tuple[int, ...]
     columns: dict[str, str]  # meaning and unit of every column
-    measure: Callable[[Path], pd.DataFrame]  # given a folder for checkpoints
+    runs: Callable[[], list[Run]]  # everything that is trained
+    measure: Callable[[Path, int | Cluster], pd.DataFrame]  # given checkpoints' folder and workers
+    # what makes rows of the runs; the code of the runs themselves is found by its imports
+    code: tuple[str, ...] = ("ntlib/experiments.py",)
+
+    def sources(self) -> dict[str, str]:
+        """{file of ntlib: digest} of the code that decides the rows."""
+        found = {name: dependencies.digest_file(dependencies.ROOT / name) for name in self.code}
+        for run in self.runs():
+            found |= run.sources()
+        return dict(sorted(found.items()))
+
+    def definition(self) -> str:
+        """A digest that changes with any value of any run."""
+        return dependencies.digest(repr(self.runs()))
 
 
 # hidden width of SwiGLU at which the Transformer's skeleton has its 131,136 parameters, within 0.3%
@@ -107,12 +123,14 @@ def _tuning(
     """Every architecture at every rate, with the seeds of the profile book."""
     seeds = load_profile("book").seeds
 
-    def measure(checkpoints: Path) -> pd.DataFrame:
-        runs = [make(name, rates[0], profile) for name in architectures]
-        runs = experiments.grid(runs, lrs=rates, seeds=seeds)
-        return experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
+    def runs() -> list[Run]:
+        single = [make(name, rates[0], profile) for name in architectures]
+        return experiments.grid(single, lrs=rates, seeds=seeds)
 
-    return Record(profile, seeds, TRAINING_COLUMNS, measure)
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
+
+    return Record(profile, seeds, TRAINING_COLUMNS, runs, measure)
 
 
 TRACKING_RATE = 8e-3  # one for all: with half of it, pilot runs learnt the same things, later
@@ -126,15 +144,21 @@ def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
     """One mixer on every task, at every depth."""
     seeds = load_profile("full").seeds[:3]
 
-    def measure(checkpoints: Path) -> pd.DataFrame:
-        jobs = []
-        for task in TRACKED:
-            runs = [tracking.run(mixer, task, n, TRACKING_RATE, "full") for n in layers]
-            grid = experiments.grid(runs, seeds=seeds)
-            jobs += [(task, run) for run in grid]
-        return tracking.track(jobs, TRACKING_LENGTHS, checkpoints, progress=True)
+    def jobs() -> list[tuple[str, Run]]:
+        single = [
+            (task, tracking.run(mixer, task, n, TRACKING_RATE, "full"))
+            for task in TRACKED
+            for n in layers
+        ]
+        return [(task, run) for task, one in single for run in experiments.grid([one], seeds=seeds)]
 
-    return Record("full", seeds, tracking.COLUMNS, measure)
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        return tracking.track(jobs(), TRACKING_LENGTHS, checkpoints, workers=workers, progress=True)
+
+    code = ("ntlib/experiments.py", "ntlib/probes.py", "ntlib/tracking.py")
+    return Record(
+        "full", seeds, tracking.COLUMNS, lambda: [run for _, run in jobs()], measure, code
+    )
 
 
 LONG = ("S4", "S4D", "S5", "Transformer", "Local attention", "LSTM")
@@ -148,20 +172,32 @@ def _tuned(
     """Every architecture on every task, at the rate that was best for it in another record."""
     seeds = load_profile("book").seeds
 
-    def measure(checkpoints: Path) -> pd.DataFrame:
-        rates, frames = experiments.best_rates(results.load(tuning)[0]), []
-        for task, make in makes.items():
-            runs = experiments.grid(
-                [make(name, rates[name]) for name in architectures], seeds=seeds
+    def grids() -> dict[str, list[Run]]:
+        rates = experiments.best_rates(results.load(tuning)[0])
+        return {
+            task: experiments.grid([make(name, rates[name]) for name in architectures], seeds=seeds)
+            for task, make in makes.items()
+        }
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        frames = []
+        for task, runs in grids().items():
+            frame = experiments.run_grid(
+                runs, workers=workers, checkpoints=checkpoints, progress=True
             )
-            frame = experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
             frame.insert(0, "task", task)
             frame.insert(1, "length", runs[0].task.length)
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
     columns = {"task": "what was trained on", "length": "steps of a sequence"}
-    return Record("book", seeds, columns | TRAINING_COLUMNS, measure)
+    return Record(
+        "book",
+        seeds,
+        columns | TRAINING_COLUMNS,
+        lambda: list(chain.from_iterable(grids().values())),
+        measure,
+    )
 
 
 def _digits_784(permuted: bool) -> Callable[[str, float], Run]:
@@ -215,15 +251,24 @@ RECORDS = {
 }
 
 
-def record(name: str, checkpoints: Path) -> Path:
-    """Run an experiment and write its rows to data/results; returns the file.
+def record(
+    name: str,
+    checkpoints: Path,
+    workers: int | Cluster = -1,
+    directory: Path = results.DIRECTORY,
+) -> Path:
+    """Run an experiment, on this machine's cores or on a cluster, and write its rows to
+    `directory`; returns the file.
 
     Raises ValueError that lists the names for one that is unknown.
     """
     if name not in RECORDS:
         raise ValueError(f"name must be one of {', '.join(RECORDS)}, got {name!r}")
     experiment, start = RECORDS[name], time.perf_counter()
-    frame = experiment.measure(checkpoints / name)
+    # read now: the files may change while the experiment runs, the code in memory does not
+    origin = {"sources": experiment.sources(), "runs": experiment.definition()}
+    frame = experiment.measure(checkpoints / name, workers)
+    origin["machines"] = experiments.machines(experiment.runs(), checkpoints / name)
     return results.save(
         name,
         frame,
@@ -232,4 +277,17 @@ def record(name: str, checkpoints: Path) -> Path:
         profile=experiment.profile,
         duration_s=time.perf_counter() - start,
         columns=experiment.columns,
+        origin=origin,
+        directory=directory,
     )
+
+
+def state(name: str, directory: Path = results.DIRECTORY) -> tuple[str, list[str]]:
+    """Whether a record is "fresh", "stale" or "unknown" (it does not say what made it), and why."""
+    provenance = results.load(name, directory)[1]
+    reasons = results.outdated(provenance)
+    if reasons is None:
+        return "unknown", ["made before records kept digests of their code"]
+    if name in RECORDS and RECORDS[name].definition() != provenance["runs"]:
+        reasons.append("its runs are defined otherwise now")
+    return ("stale" if reasons else "fresh"), reasons

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ntlib import dependencies
 from ntlib.measuring.provenance import environment
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "data" / "results"
@@ -30,6 +31,11 @@ REQUIRED = {
     "rows": "number of rows",
     "environment": "ntlib.measuring.environment() at the time of the run",
 }
+OPTIONAL = {
+    "sources": "{file of ntlib: digest} of the code that made the rows, as it was",
+    "runs": "digest of all values that define the runs",
+    "machines": "where they were computed, see ntlib.experiments.machines",
+}
 REQUIRED_ENVIRONMENT = ("cpu", "threads", "gpu", "python", "torch", "numpy", "date", "git_commit")
 
 
@@ -42,6 +48,7 @@ def save(
     profile: str,
     duration_s: float,
     columns: Mapping[str, str],
+    origin: Mapping[str, object] | None = None,
     directory: Path = DIRECTORY,
 ) -> Path:
     """Write a record and return the path of its CSV file.
@@ -49,6 +56,7 @@ def save(
     experiment: file name without suffix: lower-case letters, digits, "_" and "-".
     frame: one observation per row; the index is not stored.
     columns: meaning and unit of each column of ``frame``.
+    origin: values for keys of OPTIONAL; without "sources" a record is neither fresh nor stale.
     """
     if not re.fullmatch(r"[a-z0-9_-]+", experiment):
         raise ValueError(
@@ -64,6 +72,7 @@ def save(
         "columns": dict(columns),
         "rows": len(frame),
         "environment": environment(),
+        **(origin or {}),
     }
     check(frame, provenance)
     directory.mkdir(parents=True, exist_ok=True)
@@ -100,6 +109,8 @@ def check(frame: pd.DataFrame, provenance: Mapping[str, object]) -> None:
     for key in REQUIRED_ENVIRONMENT:
         if key not in provenance["environment"]:
             raise ValueError(f"provenance's environment lacks {key!r}")
+    if unknown := set(provenance) - set(REQUIRED) - set(OPTIONAL):
+        raise ValueError(f"provenance has unknown {sorted(unknown)}; optional are {list(OPTIONAL)}")
     if len(frame) != provenance["rows"]:
         raise ValueError(f"the CSV has {len(frame)} rows, its provenance says {provenance['rows']}")
     if len(frame) == 0:
@@ -124,12 +135,29 @@ def provenance_line(provenance: Mapping[str, object]) -> str:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
+def outdated(provenance: Mapping[str, object]) -> list[str] | None:
+    """What changed in the code since a record was made, a line per file; None if it does not say.
+
+    A module that is newly used needs no look: one that was used before must have changed for it.
+    """
+    if "sources" not in provenance:
+        return None
+    stored = provenance["sources"]
+    paths = {name: dependencies.ROOT / name for name in stored}
+    current = {
+        name: dependencies.digest_file(path) for name, path in paths.items() if path.is_file()
+    }
+    return dependencies.changes(stored, current)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside the file and rename, so that no reader ever sees half of it."""
+    if isinstance(content, str):
+        content = content.encode()
     handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         Path(work).chmod(0o644)  # mkstemp makes files that only the owner can read
         Path(work).replace(path)
     except BaseException:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ntlib import experiments, probes
+from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
@@ -80,7 +81,7 @@ def track(
     lengths: Sequence[int],
     checkpoints: Path,
     *,
-    workers: int = -1,
+    workers: int | Cluster = -1,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Train every (name of its task, run), then test it at each length; rows: see COLUMNS."""

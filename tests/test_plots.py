@@ -247,6 +247,18 @@ def test_curves_of_one_seed_have_no_band():
     assert ax.lines[0].get_marker() == ""
 
 
+def test_recorded_rows_look_unlike_live_ones():
+    frame = pd.DataFrame({"architecture": "RetNet", "step": [1, 2], "loss": [2.0, 1.0]})
+    ax = plots.figure()[1]
+    plots.curves(ax, frame, "step", "loss")
+    plots.curves(ax, frame, "step", "loss", recorded=True)
+    live, recorded = ax.lines
+    assert recorded.get_label() == "RetNet, recorded"
+    assert recorded.get_color() == live.get_color()
+    assert recorded.get_markerfacecolor() == "none"
+    assert recorded.get_linewidth() < live.get_linewidth()
+
+
 def test_length_axis_counts_in_binary():
     fig, ax = plots.figure()
     ax.plot([256, 1 << 20], [1, 2])

@@ -57,6 +57,13 @@ def test_scores_fall_where_the_model_stops_knowing():
     assert frame.sequence_accuracy.tolist() == [1.0, 1.0, 0.0]
 
 
+def test_difficulties_are_scored_one_by_one():
+    frame = probes.score_by_difficulty(Knows(until=10), Counting(2, 4), (5, 20), count=70)
+    assert frame.difficulty.tolist() == [5, 20]
+    assert frame.token_accuracy.tolist() == [1.0, 0.5]
+    assert frame.string_accuracy.tolist() == frame.sequence_accuracy.tolist() == [1.0, 0.0]
+
+
 def test_reach_finds_the_only_token_that_counts():
     tokens = torch.randint(7, (2, 9), generator=torch.Generator().manual_seed(1))
     found = probes.reach(Echo(), tokens)

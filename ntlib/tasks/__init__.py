@@ -5,7 +5,11 @@ from ntlib.tasks.corpus import Corpus, load_corpus
 from ntlib.tasks.digits import Digits
 from ntlib.tasks.gap_copying import GapCopying
 from ntlib.tasks.list_operations import ListOps
+from ntlib.tasks.lookup import NGramLookup
+from ntlib.tasks.motif_recall import MotifRecall
+from ntlib.tasks.needle import Needle
 from ntlib.tasks.pathfinder import Pathfinder
+from ntlib.tasks.phonebook import PhoneBook
 from ntlib.tasks.state_tracking import Composition, Counting
 from ntlib.tasks.synthetic import AssociativeRecall, Copying, InductionHeads
 from ntlib.tasks.text import Text
@@ -23,7 +27,11 @@ __all__ = [
     "GapCopying",
     "InductionHeads",
     "ListOps",
+    "MotifRecall",
+    "NGramLookup",
+    "Needle",
     "Pathfinder",
+    "PhoneBook",
     "Text",
     "Tones",
     "accuracy",

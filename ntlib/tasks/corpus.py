@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ntlib.tasks import sources, tokenizer
-from ntlib.tasks.batch import Batch
+from ntlib.tasks.batch import Batch, at_least
 from ntlib.tasks.cache import cached
 from ntlib.tasks.sources import SPLITS, Split
 
@@ -58,13 +58,13 @@ class Corpus:
         self, split: Split, batch_size: int, length: int, generator: torch.Generator
     ) -> Batch:
         """Windows at random places: inputs and targets (batch, length), targets one ahead."""
-        _positive(batch_size, "batch_size")
+        at_least(batch_size, 1, "batch_size")
         places = self._places(split, length)
         return self._cut(split, torch.randint(places, (batch_size,), generator=generator), length)
 
     def windows(self, split: Split, length: int, count: int) -> Batch:
         """``count`` windows spread evenly over a split, the same at each call: (count, length)."""
-        _positive(count, "count")
+        at_least(count, 1, "count")
         places = self._places(split, length)
         starts = torch.linspace(0, places - 1, count, dtype=torch.float64).long()
         return self._cut(split, starts, length)
@@ -98,7 +98,7 @@ class Corpus:
 
     def _places(self, split: Split, length: int) -> int:
         """How many windows of ``length`` inputs and one more target fit into a split."""
-        _positive(length, "length")
+        at_least(length, 1, "length")
         places = len(self.tokens(split)) - length
         if places < 1:
             raise ValueError(
@@ -191,8 +191,3 @@ def _pair_counts(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
         part = tokens[start : start + COUNTED_AT_ONCE + 1].long()
         total += torch.bincount(part[:-1] * vocab_size + part[1:], minlength=vocab_size**2)
     return total.double().view(vocab_size, vocab_size)
-
-
-def _positive(value: int, name: str) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")

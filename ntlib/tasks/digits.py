@@ -13,7 +13,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from ntlib.tasks.batch import Batch, Scored
+from ntlib.tasks.batch import Batch, Scored, at_least
 
 SIDE = 8
 HELD_OUT = 360
@@ -38,8 +38,7 @@ class Digits(Scored):
     vocab_size = None  # inputs are real numbers
 
     def __post_init__(self) -> None:
-        if self.side < SIDE:
-            raise ValueError(f"side must be at least {SIDE}, got {self.side}")
+        at_least(self.side, SIDE, "side")
 
     @property
     def length(self) -> int:
@@ -48,8 +47,7 @@ class Digits(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Training images, drawn with replacement."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least(batch_size, 1, "batch_size")
         pixels, labels = _sequences(self)
         chosen = torch.randint(len(labels) - HELD_OUT, (batch_size,), generator=generator)
         return Batch(pixels[chosen], labels[chosen])

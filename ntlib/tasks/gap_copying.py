@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntlib.tasks.batch import IGNORED, Batch, Scored
+from ntlib.tasks.batch import IGNORED, Batch, Scored, at_least
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class GapCopying(Scored):
     """Symbols stand at random places; otherwise at the same, evenly spread ones in every sequence.
     """
 
+    DIFFICULTY = ("copied",)
     NOISE = 0
     ASK = 1
 
     def __post_init__(self) -> None:
         for name, least in (("symbols", 2), ("copied", 1), ("context", self.copied)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            at_least(getattr(self, name), least, name)
 
     @property
     def vocab_size(self) -> int:
@@ -63,8 +63,7 @@ class GapCopying(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, context + copied) sequences; the last `copied` positions are scored."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least(batch_size, 1, "batch_size")
         shape = (batch_size, self.copied)
         symbols = torch.randint(2, self.vocab_size, shape, generator=generator)
         places = torch.arange(self.copied) * self.context // self.copied

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import torch
 
-from ntlib.tasks.batch import Batch, Scored
+from ntlib.tasks.batch import Batch, Scored, at_least
 
 PAD, CLOSE = 0, 11  # digit d is the token d + 1
 ATTEMPTS = 1_000_000  # lists drawn for one that is kept; usual are some hundreds
@@ -54,13 +54,11 @@ class ListOps(Scored):
 
     def __post_init__(self) -> None:
         for name, least in (("length", 8), ("max_depth", 1), ("max_args", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            at_least(getattr(self, name), least, name)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw lists of length / 2 to length tokens, every value alike."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least(batch_size, 1, "batch_size")
         random = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
         labels = torch.randint(self.classes, (batch_size, 1), generator=generator)
         tokens = torch.zeros(batch_size, self.length, dtype=torch.int64)

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import torch
 
-from ntlib.tasks.batch import Batch, Scored
+from ntlib.tasks.batch import Batch, Scored, at_least
 
 DASH, DOT = 0.5, 1.0  # brightness; the background is 0
 CLEARANCE = 2  # pixels around a path that no other path enters
@@ -61,8 +61,7 @@ class Pathfinder(Scored):
     vocab_size = None  # inputs are real numbers
 
     def __post_init__(self) -> None:
-        if self.side < 12:
-            raise ValueError(f"side must be at least 12, got {self.side}")
+        at_least(self.side, 12, "side")
         if not 2 <= self.dashes <= self.side // 3:
             raise ValueError(
                 f"dashes must be in [2, side / 3 = {self.side // 3}], got {self.dashes}"
@@ -87,8 +86,7 @@ class Pathfinder(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw images; each label is a fair coin."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least(batch_size, 1, "batch_size")
         random = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
         labels = torch.randint(2, (batch_size, 1), generator=generator)
         images = torch.zeros(batch_size, self.side, self.side)

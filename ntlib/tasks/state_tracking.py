@@ -14,7 +14,7 @@ from itertools import permutations
 
 import torch
 
-from ntlib.tasks.batch import Batch, Scored
+from ntlib.tasks.batch import Batch, Scored, at_least
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class Counting(Scored):
     length: int = 32
     """Bits in a sequence."""
 
+    DIFFICULTY = ("length",)
+
     def __post_init__(self) -> None:
-        _at_least(self.modulus, 2, "modulus")
-        _at_least(self.length, 1, "length")
+        at_least(self.modulus, 2, "modulus")
+        at_least(self.length, 1, "length")
 
     @property
     def vocab_size(self) -> int:
@@ -50,7 +52,7 @@ class Counting(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) fair bits."""
-        _at_least(batch_size, 1, "batch_size")
+        at_least(batch_size, 1, "batch_size")
         bits = torch.randint(2, (batch_size, self.length), generator=generator)
         return Batch(bits, bits.cumsum(1) % self.modulus)
 
@@ -84,11 +86,13 @@ class Composition(Scored):
     moves: int | None = None
     """Tokens are the elements that move at most so many things: 2 for swaps. None: all."""
 
+    DIFFICULTY = ("length",)
+
     def __post_init__(self) -> None:
         products(self.group)  # refuses an unknown group right here
-        _at_least(self.length, 1, "length")
+        at_least(self.length, 1, "length")
         if self.moves is not None:
-            _at_least(self.moves, 2 if self.group.startswith("S") else 3, "moves")
+            at_least(self.moves, 2 if self.group.startswith("S") else 3, "moves")
 
     @property
     def vocab_size(self) -> int:
@@ -97,7 +101,7 @@ class Composition(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) of the allowed elements, uniform."""
-        _at_least(batch_size, 1, "batch_size")
+        at_least(batch_size, 1, "batch_size")
         allowed, shape = moving_at_most(self.group, self.moves), (batch_size, self.length)
         inputs = allowed[torch.randint(len(allowed), shape, generator=generator)]
         table, running = products(self.group), [inputs[:, 0]]
@@ -132,8 +136,3 @@ def moving_at_most(group: str, count: int | None) -> torch.Tensor:
 def _is_even(p: tuple[int, ...]) -> bool:
     inversions = sum(p[i] > p[j] for j in range(len(p)) for i in range(j))
     return inversions % 2 == 0
-
-
-def _at_least(value: int, minimum: int, name: str) -> None:
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")

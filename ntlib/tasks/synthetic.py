@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntlib.tasks.batch import IGNORED, Batch, Scored
+from ntlib.tasks.batch import IGNORED, Batch, Scored, at_least, distinct
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class Copying(Scored):
     max_length: int = 32
     """Longest string: what a fixed-size state must hold is max_length * log2(symbols) bits."""
 
+    DIFFICULTY = ("min_length", "max_length")
     PAD = 0
     SEPARATOR = 1
 
     def __post_init__(self) -> None:
-        _at_least(self.symbols, 2, "symbols")
-        _at_least(self.min_length, 1, "min_length")
-        _at_least(self.max_length, self.min_length, "max_length")
+        at_least(self.symbols, 2, "symbols")
+        at_least(self.min_length, 1, "min_length")
+        at_least(self.max_length, self.min_length, "max_length")
 
     @property
     def vocab_size(self) -> int:
@@ -59,7 +60,7 @@ class Copying(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, 2 * max_length + 1) sequences, string lengths uniform."""
-        _at_least(batch_size, 1, "batch_size")
+        at_least(batch_size, 1, "batch_size")
         shape = (batch_size, self.max_length)
         string = torch.randint(2, self.vocab_size, shape, generator=generator)
         sizes = torch.randint(
@@ -113,22 +114,23 @@ class AssociativeRecall(Scored):
     random_filler: bool = True
     """Fill positions between the queries with random values instead of 0."""
 
+    DIFFICULTY = ("pairs",)
     BLANK = 0
 
     def __post_init__(self) -> None:
-        _at_least(self.pairs, 1, "pairs")
+        at_least(self.pairs, 1, "pairs")
         # (length - 2 pairs) / 2 slots for queries, one each.
-        _at_least(self.length, 4 * self.pairs, "length (4 * pairs)")
-        _at_least(self.vocab_size, 2 * self.pairs + 2, "vocab_size (2 * pairs + 2)")
+        at_least(self.length, 4 * self.pairs, "length (4 * pairs)")
+        at_least(self.vocab_size, 2 * self.pairs + 2, "vocab_size (2 * pairs + 2)")
         if self.power_a <= 0:
             raise ValueError(f"power_a must be positive, got {self.power_a}")
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) sequences; ``pairs`` positions of each are scored."""
-        _at_least(batch_size, 1, "batch_size")
+        at_least(batch_size, 1, "batch_size")
         half = self.vocab_size // 2
-        keys = 1 + _distinct(batch_size, half - 1, self.pairs, generator)
-        values = half + _distinct(batch_size, self.vocab_size - half, self.pairs, generator)
+        keys = 1 + distinct(batch_size, half - 1, self.pairs, generator)
+        values = half + distinct(batch_size, self.vocab_size - half, self.pairs, generator)
         shape = (batch_size, self.length)
         inputs = torch.full(shape, self.BLANK)
         if self.random_filler:
@@ -170,13 +172,15 @@ class InductionHeads(Scored):
     length: int = 256
     """Positions in a sequence; the Mamba paper trains at 256 and tests from 2^6 to 2^20."""
 
+    DIFFICULTY = ("length",)
+
     def __post_init__(self) -> None:
-        _at_least(self.vocab_size, 3, "vocab_size")
-        _at_least(self.length, 3, "length")
+        at_least(self.vocab_size, 3, "vocab_size")
+        at_least(self.length, 3, "length")
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) sequences, the special token's first place uniform."""
-        _at_least(batch_size, 1, "batch_size")
+        at_least(batch_size, 1, "batch_size")
         special = self.vocab_size - 1
         shape = (batch_size, self.length)
         inputs = torch.randint(special, shape, generator=generator)
@@ -186,13 +190,3 @@ class InductionHeads(Scored):
         targets = torch.full(shape, IGNORED)
         targets[:, -1:] = inputs.gather(1, place + 1)
         return Batch(inputs, targets)
-
-
-def _distinct(rows: int, choices: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(rows, count) integers below ``choices``, no two equal within a row, in random order."""
-    return torch.rand(rows, choices, generator=generator).topk(count).indices
-
-
-def _at_least(value: int, minimum: int, name: str) -> None:
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntlib.tasks.batch import Batch, Scored
+from ntlib.tasks.batch import Batch, Scored, at_least
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Tones(Scored):
     vocab_size = None  # inputs are real numbers
 
     def __post_init__(self) -> None:
-        if self.classes < 2:
-            raise ValueError(f"classes must be at least 2, got {self.classes}")
+        at_least(self.classes, 2, "classes")
         if not 0 < self.lowest < self.highest:
             raise ValueError(f"lowest must be in (0, highest = {self.highest}), got {self.lowest}")
         if self.length <= 2 * self.highest:
@@ -53,8 +52,7 @@ class Tones(Scored):
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw tones; every band alike."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least(batch_size, 1, "batch_size")
         labels = torch.randint(self.classes, (batch_size, 1), generator=generator)
         within, turn = torch.rand(2, batch_size, 1, generator=generator)
         octaves = math.log(self.highest / self.lowest)
