@@ -179,7 +179,8 @@ _HEAD = """\
 This book holds a page of Chinese notes, 《非Transformer结构》, to account. The notes go back to the
 article 《谁将替代 Transformer?》 (AI科技评论, 2024-04-11). Each card gives the point of one
 statement in condensed wording of our own (按笔记要点简述), where it comes from, how the book tests
-it, and what the executed chapter measured.
+it, and what the executed chapter measured. Cards marked （论文） hold headlines of the papers
+behind the notes.
 
 A verdict follows from numbers and from bounds that stand in the ledger: **supported** if every
 number lies within the bounds, **contradicted** if none does, **qualified** if it depends on the
