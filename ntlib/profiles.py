@@ -20,6 +20,7 @@ class Profile:
     tracking_batch: int
     tracking_length: int  # trained on; tested on up to 16 times as much
     fit_steps: int  # steps in which weights of one form are fitted to those of another
+    scan_length: int  # at which a scan that stores all states is timed beside a fused one
     long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
     lengths: tuple[int, ...]  # sequence lengths at which time and memory are measured
     repeats: int  # rounds of every timing comparison
@@ -46,6 +47,7 @@ PROFILES = {
             tracking_batch=8,
             tracking_length=8,
             fit_steps=4,
+            scan_length=128,
             long_lengths=(64, 128, 256),
             lengths=(64, 128, 256),
             repeats=2,
@@ -68,6 +70,7 @@ PROFILES = {
             tracking_batch=64,
             tracking_length=16,
             fit_steps=150,
+            scan_length=512,
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536),
             lengths=(256, 512, 1024, 2048, 4096, 8192),
             repeats=5,
@@ -90,6 +93,7 @@ PROFILES = {
             tracking_batch=64,
             tracking_length=16,
             fit_steps=400,
+            scan_length=2048,
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
             lengths=(256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
             repeats=9,
