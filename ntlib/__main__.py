@@ -131,13 +131,14 @@ def record(layout, name) -> None:
     "--weights",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="RWKV-4, 5.2, 6 or 7: a .pth file as its author releases them, or safetensors.",
+    help="RWKV-4, 5.2, 6, 7, Mamba or Mamba-2: .pth, .bin, safetensors, or an index of several.",
 )
 @click.option("--prompt", required=True, help="The text to continue.")
 @click.option(
     "--tokenizer",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A World vocabulary (.txt) or a tokenizer.json; World's own is found if rwkv is there.",
+    help="A World vocabulary (.txt) or a tokenizer.json. Found: tokenizer.json beside the weights, "
+    "and World's if rwkv is installed.",
 )
 @click.option("--tokens", default=100, show_default=True, help="New tokens, at most.")
 @click.option("--temperature", default=1.0, show_default=True, help="0: always the most probable.")
@@ -148,10 +149,10 @@ def record(layout, name) -> None:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="Of weights and activations; states are float32.",
+    help="Of weights, activations and the residual stream; states are float32.",
 )
 def generate(weights, prompt, tokenizer, tokens, temperature, top_p, seed, dtype) -> None:
-    """Continue a text with a published RWKV; the text streams, tokens per second at the end."""
+    """Continue a text with a published model; the text streams, tokens per second at the end."""
     from ntlib.models.completion import complete
     from ntlib.models.generation import Sampling
 

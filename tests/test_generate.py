@@ -12,10 +12,11 @@ from tokenizers import AddedToken
 
 from ntlib.__main__ import main
 from ntlib.models.generation import Sampling, generate
-from ntlib.models.rwkv_weights import load_rwkv
+from ntlib.models.published import load_published
 from ntlib.tasks.released_tokenizers import load, text_of
 from ntlib.tasks.tokenizer import train_tokenizer
 from ntlib.tasks.world_tokenizer import WorldTokenizer
+from tests import mamba_files
 from tests.rwkv_files import random_weights
 
 VOCAB = 300
@@ -46,12 +47,31 @@ def test_it_prints_what_the_model_generates(files):
     assert done.exit_code == 0
     tokenizer = WorldTokenizer.from_file(files / "vocabulary.txt")
     prompt = torch.tensor([tokenizer.encode(PROMPT)])
-    tokens = generate(load_rwkv(files / "model.pth"), prompt, 40, Sampling(temperature=0))
+    tokens = generate(load_published(files / "model.pth"), prompt, 40, Sampling(temperature=0))
     assert done.stdout == tokenizer.decode(tokens[0].tolist()) + "\n"
     assert re.fullmatch(
         rf"prompt: {prompt.shape[1]} tokens, [\d.]+ tokens/s; text: 40 tokens, [\d.]+ tokens/s\n",
         done.stderr,
     )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_it_prints_what_mamba_generates(version, tmp_path):
+    """From a folder as its authors publish it, with a tokenizer that is found beside the weights;
+    rows of the table are padded to a multiple of 8."""
+    save_byte_level(tmp_path / "tokenizer.json")
+    weights = mamba_files.random_weights(version, rows=288)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(mamba_files.config(version, vocab_size=281)))
+    options = "--tokens", "600", "--temperature", "0"
+    done = run(tmp_path, *options, weights="pytorch_model.bin", tokenizer=None)
+    assert done.exit_code == 0
+    assert "text: 600 tokens" in done.stderr
+    tokenizer = load(tmp_path / "tokenizer.json", 288)
+    prompt = torch.tensor([tokenizer.encode(PROMPT)])
+    model = load_published(tmp_path / "pytorch_model.bin")
+    tokens = generate(model, prompt, 600, Sampling(temperature=0))[0].tolist()
+    assert done.stdout == "".join(text_of(map(tokenizer.token_bytes, tokens))) + "\n"
 
 
 def test_a_seed_fixes_the_text(files):
@@ -143,11 +163,15 @@ def test_errors_are_clear(files, options, message):
 def neox(tmp_path_factory):
     """A byte-level BPE with added tokens, as GPT-NeoX's."""
     path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    save_byte_level(path)
+    return load(path, vocab_size=300)
+
+
+def save_byte_level(path):
     bpe = train_tokenizer(["def f(x):\n    return 中文 + x\n"] * 3, vocab_size=280)
     bpe.add_tokens([AddedToken("    ", normalized=True)])
     bpe.add_special_tokens(["<|endoftext|>"])
     bpe.save(str(path))
-    return load(path, vocab_size=300)
 
 
 @pytest.mark.parametrize("text", ["def g(y):\n        return y", "中文 🤖 é\x00\xff", "a    b"])

@@ -14,7 +14,7 @@ import torch
 
 from ntlib.models.generation import Sampling, stream
 from ntlib.models.protocol import Model
-from ntlib.models.rwkv_weights import load_rwkv
+from ntlib.models.published import load_published
 from ntlib.tasks import released_tokenizers
 from ntlib.tasks.released_tokenizers import TextTokenizer, text_of
 
@@ -89,7 +89,10 @@ def complete(
     """
     if n_tokens < 1:
         raise ValueError(f"tokens must be at least 1, got {n_tokens}")
-    model = load_rwkv(weights, DTYPES[dtype])
+    model = load_published(weights, DTYPES[dtype])
+    beside = weights.with_name("tokenizer.json")  # where transformers has it
+    if tokenizer is None and beside.is_file():
+        tokenizer = beside
     reader = released_tokenizers.load(tokenizer, model.config.vocab_size)
     tokens = reader.encode(prompt)
     if not tokens:

@@ -11,9 +11,7 @@ tells; save before.
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.models.rwkv import RWKV, RWKVConfig
-from ntlib.models.weight_files import read_tensors
+from ntlib.models.weight_layout import check_numbers, count_blocks, fill, size, some
 
 # names of transformers' parts -> the author's
 _OFFICIAL = {
@@ -41,19 +39,6 @@ _OFFICIAL = {
 _UNUSED = {f"blocks.0.att.v{i}" for i in range(3)}
 
 
-def load_rwkv(path: Path, dtype: torch.dtype | None = None) -> RWKV:
-    """The model in a .pth or safetensors file, its tensors mapped from the file.
-
-    With `dtype`, they are converted. Raises ValueError that says what is wrong with the file; see
-    `read_tensors` and `from_tensors`.
-    """
-    weights = read_tensors(path)
-    try:
-        return from_tensors(weights, dtype)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
 def from_tensors(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> RWKV:
     """A model that holds these tensors; without `dtype` in the widest type that occurs.
 
@@ -61,24 +46,15 @@ def from_tensors(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
     or unexpected and all shapes that are wrong.
     """
     weights = _official_names(weights)
-    if numbers := sorted(n for n, x in weights.items() if not x.is_floating_point()):
-        raise ValueError(
-            f"weights must be floating-point numbers (quantised files are not read); these are "
-            f"not: {_some(numbers)}"
-        )
+    check_numbers(weights)
     config = infer_config(weights)
     with torch.device("meta"):
         model = RWKV(config)
     if config.version == 7:
         weights = {name: x for name, x in weights.items() if name not in _UNUSED}
-    _check({name: tuple(x.shape) for name, x in model.state_dict().items()}, weights, config)
-    if dtype is None:
-        dtypes = {x.dtype for x in weights.values()}
-        while len(dtypes) > 1:
-            dtypes.add(torch.promote_types(dtypes.pop(), dtypes.pop()))
-        (dtype,) = dtypes
-    model.load_state_dict({name: x.to(dtype) for name, x in weights.items()}, assign=True)
-    return model.requires_grad_().eval()
+    kind = f"an RWKV-{config.version} of {config.n_layers} layers, width {config.d_model}"
+    fill(model, weights, kind, dtype)
+    return model
 
 
 def infer_config(weights: Mapping[str, Tensor]) -> RWKVConfig:
@@ -87,14 +63,12 @@ def infer_config(weights: Mapping[str, Tensor]) -> RWKVConfig:
     Raises ValueError if the blocks are those of no version that we know, or if a parameter whose
     shape fixes a size is in none of them.
     """
-    blocks = {int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))}
     return RWKVConfig(
-        vocab_size=_size(weights, "emb.weight", 0),
-        d_model=_size(weights, "emb.weight", 1),
-        # a number beyond all others would be an error of one name, not of a million layers
-        n_layers=min(max(blocks, default=0) + 1, len(weights)),
+        vocab_size=size(weights, "emb.weight", 0),
+        d_model=size(weights, "emb.weight", 1),
+        n_layers=count_blocks(weights, "blocks."),
         mixer=_MIXERS[_version(weights)](weights),
-        ffn_dim=_size(weights, "ffn.key.weight", 0),
+        ffn_dim=size(weights, "ffn.key.weight", 0),
     )
 
 
@@ -106,20 +80,11 @@ def _version(weights: Mapping[str, Tensor]) -> int:
     if version is None:
         raise ValueError(
             "these are no RWKV weights of version 4, 5.2, 6 or 7: no block has "
-            f"{', '.join(marks.values())}; names begin {_some(list(weights), 4)}"
+            f"{', '.join(marks.values())}; names begin {some(list(weights), 4)}"
         )
     if version == 4 and "att.ln_x.weight" in names:
         raise ValueError("these are weights of RWKV 5.0 or 5.1, early forms that are not supported")
     return version
-
-
-def _size(weights: Mapping[str, Tensor], name: str, dim: int) -> int:
-    """Size `dim` of a parameter, as most of the blocks that have it say."""
-    found = [x for key, x in weights.items() if re.fullmatch(rf"(blocks\.\d+\.)?{name}", key)]
-    sizes = Counter(x.shape[dim] for x in found if x.dim() > dim)
-    if not sizes:
-        raise ValueError(f"{name} is missing: its shape tells a size of the model")
-    return sizes.most_common(1)[0][0]
 
 
 def _rwkv4(weights: Mapping[str, Tensor]) -> RWKV4Config:
@@ -127,14 +92,14 @@ def _rwkv4(weights: Mapping[str, Tensor]) -> RWKV4Config:
 
 
 def _rwkv5(weights: Mapping[str, Tensor]) -> RWKV5Config:
-    return RWKV5Config(head_size=_size(weights, "att.time_faaaa", 1))
+    return RWKV5Config(head_size=size(weights, "att.time_faaaa", 1))
 
 
 def _rwkv6(weights: Mapping[str, Tensor]) -> RWKV6Config:
     return RWKV6Config(
-        head_size=_size(weights, "att.time_faaaa", 1),
-        mix_rank=_size(weights, "att.time_maa_w2", 1),
-        decay_rank=_size(weights, "att.time_decay_w2", 0),
+        head_size=size(weights, "att.time_faaaa", 1),
+        mix_rank=size(weights, "att.time_maa_w2", 1),
+        decay_rank=size(weights, "att.time_decay_w2", 0),
     )
 
 
@@ -142,38 +107,15 @@ def _rwkv7(weights: Mapping[str, Tensor]) -> RWKV7Config:
     # a model of one block has no value residual
     has_values = any(name.endswith("att.v2") for name in weights)
     return RWKV7Config(
-        head_size=_size(weights, "att.r_k", 1),
-        decay_rank=_size(weights, "att.w2", 0),
-        rate_rank=_size(weights, "att.a2", 0),
-        value_rank=_size(weights, "att.v2", 0) if has_values else None,
-        gate_rank=_size(weights, "att.g2", 0),
+        head_size=size(weights, "att.r_k", 1),
+        decay_rank=size(weights, "att.w2", 0),
+        rate_rank=size(weights, "att.a2", 0),
+        value_rank=size(weights, "att.v2", 0) if has_values else None,
+        gate_rank=size(weights, "att.g2", 0),
     )
 
 
 _MIXERS = {4: _rwkv4, 5: _rwkv5, 6: _rwkv6, 7: _rwkv7}
-
-
-def _check(expected: Mapping[str, tuple], weights: Mapping[str, Tensor], config: RWKVConfig):
-    """Raise one ValueError with all differences."""
-    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    wrong = [
-        f"{name} is {tuple(weights[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in weights and tuple(weights[name].shape) != shape
-    ]
-    if missing or unexpected or wrong:
-        parts = {"missing": sorted(missing), "unexpected": sorted(unexpected), "wrong shape": wrong}
-        raise ValueError(
-            f"weights do not fit an RWKV-{config.version} of {config.n_layers} layers, width "
-            f"{config.d_model}: "
-            + "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
-        )
-
-
-def _some(names: list[str], most: int = 12) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _official_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ntlib.models.published import load_published
 from ntlib.models.rwkv import RWKVConfig
-from ntlib.models.rwkv_weights import from_tensors, infer_config, load_rwkv
+from ntlib.models.rwkv_weights import from_tensors, infer_config
 from tests.rwkv_files import SIZES, random_weights
 from tests.rwkv_peer import rwkv_logits
 
@@ -38,7 +39,7 @@ def file(version, tmp_path_factory):
 @torch.no_grad()
 def test_logits_are_the_authors(version, layers, tmp_path):
     weights = random_weights(version, seed=layers, layers=layers)
-    model = load_rwkv(save(weights, tmp_path / "model.pth"))
+    model = load_published(save(weights, tmp_path / "model.pth"))
     steps, prompt = rwkv_logits(weights, TOKENS, version)
     logits, states = model(torch.tensor([TOKENS]))
     assert (logits[0] - prompt).abs().max() < 1e-4 * prompt.abs().max()
@@ -73,21 +74,21 @@ def test_version_and_sizes_come_from_names_and_shapes(version, file):
 def test_safetensors_load_the_same(version, file, tmp_path):
     save_file(torch.load(file, weights_only=True), tmp_path / "model.safetensors")
     text = torch.tensor([TOKENS])
-    same = load_rwkv(tmp_path / "model.safetensors")(text)[0]
-    assert torch.equal(load_rwkv(file)(text)[0], same)
+    same = load_published(tmp_path / "model.safetensors")(text)[0]
+    assert torch.equal(load_published(file)(text)[0], same)
 
 
 def test_old_torch_files_load(version, tmp_path):
     weights = random_weights(version)
     path = tmp_path / "old.pth"
     torch.save(weights, path, _use_new_zipfile_serialization=False)
-    assert torch.equal(load_rwkv(path).head.weight, weights["head.weight"])
+    assert torch.equal(load_published(path).head.weight, weights["head.weight"])
 
 
 def test_what_is_loaded_can_be_saved_and_loaded_and_trained(version, file, tmp_path):
-    model = load_rwkv(file)
+    model = load_published(file)
     torch.save(model.state_dict(), tmp_path / "again.pth")
-    again = load_rwkv(tmp_path / "again.pth").train()
+    again = load_published(tmp_path / "again.pth").train()
     text = torch.tensor([TOKENS])
     assert torch.equal(model(text)[0], again(text)[0])
     again(text)[0].square().mean().backward()
@@ -99,9 +100,9 @@ def test_what_is_loaded_can_be_saved_and_loaded_and_trained(version, file, tmp_p
 
 @torch.no_grad()
 def test_types_are_converted_on_request(version, file, tmp_path):
-    assert load_rwkv(file).head.weight.dtype == torch.float32
-    exact = load_rwkv(file, torch.float64)(torch.tensor([TOKENS]))[0]
-    rough = load_rwkv(file, torch.bfloat16)(torch.tensor([TOKENS]))[0]
+    assert load_published(file).head.weight.dtype == torch.float32
+    exact = load_published(file, torch.float64)(torch.tensor([TOKENS]))[0]
+    rough = load_published(file, torch.bfloat16)(torch.tensor([TOKENS]))[0]
     assert rough.dtype == torch.bfloat16
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
     half = {
@@ -126,7 +127,7 @@ def test_names_of_transformers(tmp_path):
             parameter += 0.3 * torch.randn_like(parameter)
     theirs.save_pretrained(tmp_path)  # before eval(), which divides weights in place
     logits = theirs.eval()(torch.tensor([TOKENS])).logits
-    ours = load_rwkv(tmp_path / "model.safetensors")(torch.tensor([TOKENS]))[0]
+    ours = load_published(tmp_path / "model.safetensors")(torch.tensor([TOKENS]))[0]
     assert (ours - logits).abs().max() < 1e-4 * logits.abs().max()
 
 
@@ -219,7 +220,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, zipped):
     weights = random_weights(4) | {"blocks.0.att.extra": Malicious(trace)}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"evil.pth holds more than tensors: .*mkdir. It was not"):
-        load_rwkv(path)
+        load_published(path)
     assert not trace.exists()
 
 
@@ -234,20 +235,20 @@ def test_a_file_cut_short_is_told(tmp_path, kind, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=r"model is no weight file, or is cut short: "):
-        load_rwkv(path)
+        load_published(path)
 
 
 def test_files_of_another_kind_are_told(tmp_path):
     path = tmp_path / "some"
     with pytest.raises(ValueError, match=r"there is no weight file .*some"):
-        load_rwkv(path)
+        load_published(path)
     path.write_text("These are not weights, but a letter.\n")
     with pytest.raises(ValueError, match=r"some is no weight file"):
-        load_rwkv(path)
+        load_published(path)
     for held, message in (
         ([torch.zeros(3)], "must hold named tensors, it holds a list"),
         ({"model": {"emb.weight": torch.zeros(3, 3)}}, r"these are none: \['model'\]"),
     ):
         torch.save(held, path)
         with pytest.raises(ValueError, match=message):
-            load_rwkv(path)
+            load_published(path)
