@@ -9,6 +9,7 @@ from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mamba3 import Mamba3Config
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -28,6 +29,10 @@ CONFIGS = {
     "Mamba": MambaConfig(d_state=5),
     "Mamba-2": Mamba2Config(d_state=5, head_dim=16),
     "Mamba-2, groups": Mamba2Config(d_state=5, head_dim=12, n_groups=2),
+    "Mamba-3": Mamba3Config(d_state=6, head_dim=16),
+    "Mamba-3, groups, all rows turn": Mamba3Config(
+        d_state=4, head_dim=12, n_groups=2, rope_fraction=1.0
+    ),
     "retention": RetentionConfig(n_heads=3, chunk_size=4),
     "retention, group norm": RetentionConfig(
         n_heads=3, chunk_size=4, head_norm="group", value_factor=1
