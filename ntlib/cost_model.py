@@ -3,7 +3,7 @@ moved, bytes of state.
 
 Operations are counted as torch.utils.flop_counter does: two per multiply-add of a matrix product,
 nothing for elementwise work around the mixers, and the full square of a causal score matrix; for
-recurrences see ntlib.mixer_costs. Bytes moved by a decoding step are the least possible: each
+recurrences see ntlib.cost_kinds. Bytes moved by a decoding step are the least possible: each
 weight and each number of state read once, and what changes written once.
 """
 

@@ -1,19 +1,25 @@
 """What a mixer costs, from its configuration alone; `ntlib.cost_model` puts whole models together.
 
-Operations are counted as torch.utils.flop_counter does: two per multiply-add of a matrix product.
-Attention, linear attention and retention mix tokens by matrix products, too, and are counted to the
-last one. The other operators are not made of matrix products; `StateCost` counts the arithmetic of
-their recurrence, an exponential as one operation, whatever form computes it.
+ntlib.cost_kinds says what is counted.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
-
+from ntlib.cost_kinds import (
+    AttentionCost,
+    ChunkedAttentionCost,
+    MatrixStateCost,
+    MixerCost,
+    StateCost,
+)
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.complex_ema import ComplexEMAConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mcsd import MCSDConfig
+from ntlib.mixers.mega import MegaConfig
+from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
@@ -22,122 +28,17 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
+from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
-
-
-class MixerCost(Protocol):
-    """Costs of one mixer layer, for one sequence."""
-
-    parameters: int
-
-    def state_numbers(self, context: int) -> int:
-        """Numbers kept after `context` tokens."""
-        ...
-
-    def prefill_flops(self, length: int) -> int:
-        """Matrix products of a whole sequence."""
-        ...
-
-    def step_flops(self, context: int) -> int:
-        """Arithmetic of one decoding step that follows `context` tokens."""
-        ...
-
-    def step_state_traffic(self, context: int) -> int:
-        """Numbers of state that one decoding step reads and writes."""
-        ...
-
-
-@dataclass(frozen=True)
-class AttentionCost:
-    """Softmax attention: quadratic to read, a cache that grows."""
-
-    d_model: int
-    d_kv: int  # n_kv_heads x head_dim
-
-    @property
-    def parameters(self):
-        return 2 * self.d_model * (self.d_model + self.d_kv)
-
-    def state_numbers(self, context):
-        return 2 * self.d_kv * context
-
-    def prefill_flops(self, length):
-        return 2 * length * self.parameters + 4 * length**2 * self.d_model
-
-    def step_flops(self, context):
-        return 2 * self.parameters + 4 * (context + 1) * self.d_model
-
-    def step_state_traffic(self, context):
-        return self.state_numbers(context + 1)  # reads what was there, writes one token
-
-
-@dataclass(frozen=True)
-class MatrixStateCost:
-    """Linear attention and retention: n_heads states of d_k x d_v, whatever the length."""
-
-    projections: int  # numbers in the weight matrices
-    vectors: int  # numbers in weights that are no matrices (norms)
-    n_heads: int
-    d_k: int  # per head
-    d_v: int  # per head, with the column of a normaliser if there is one
-    chunk_size: int
-
-    @property
-    def parameters(self):
-        return self.projections + self.vectors
-
-    def state_numbers(self, context):
-        return self.n_heads * self.d_k * self.d_v
-
-    def prefill_flops(self, length):
-        chunk = min(self.chunk_size, length)
-        whole, rest = length - length % chunk, length % chunk
-        scores = whole * chunk + rest**2  # pairs of positions in the same chunk
-        mixing = 2 * scores * (self.d_k + self.d_v) + 4 * length * self.d_k * self.d_v
-        return 2 * length * self.projections + self.n_heads * mixing
-
-    def step_flops(self, context):
-        return 2 * self.projections + 5 * self.state_numbers(
-            context
-        )  # decay, rank-one update, read
-
-    def step_state_traffic(self, context):
-        return 2 * self.state_numbers(context)  # all of it is read and written
-
-
-@dataclass(frozen=True)
-class StateCost:
-    """A recurrence with a state of constant size, whatever it is."""
-
-    projections: int  # numbers in the matrices that every token is multiplied with
-    vectors: int  # numbers in all other weights
-    state: int  # numbers of state; a complex one is two
-    recurrence: int  # operations of the recurrence per token, its output included
-
-    @property
-    def parameters(self):
-        return self.projections + self.vectors
-
-    def state_numbers(self, context):
-        return self.state
-
-    def prefill_flops(self, length):
-        return length * self.step_flops(0)
-
-    def step_flops(self, context):
-        return 2 * self.projections + self.recurrence
-
-    def step_state_traffic(self, context):
-        return 2 * self.state  # all of it is read and written
 
 
 def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
     """The cost of a mixer at a width. Raises TypeError for a mixer that has no cost here."""
     match config:
         case AttentionConfig():
-            return AttentionCost(
-                d_model, d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
-            )
+            d_kv = d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
+            return AttentionCost(d_model, d_kv, config.window)
         case LinearAttentionConfig():
             head_dim = d_model // config.n_heads
             return MatrixStateCost(
@@ -172,11 +73,26 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
             return _s4d(d_model, config)
         case S4Config():
             return _s4(d_model, config)
+        case DSSConfig():
+            pairs = d_model * config.d_state // 2
+            vectors = 2 * pairs + config.d_state + 4 * d_model
+            return StateCost(2 * d_model**2, vectors, 2 * pairs, 14 * pairs)  # as _s4d
+        case S5Config():
+            return _s5(d_model, config)
         case DampedEMAConfig():
-            cells = d_model * config.states  # h <- a h + b x and c h
-            directions = 1 + config.bidirectional
-            vectors = 4 * cells * directions + d_model
-            return StateCost(0, vectors, cells * (2 - directions), 5 * cells * directions)
+            return _damped_ema(d_model, config)
+        case ComplexEMAConfig():
+            cells = d_model * config.states
+            # q h + p x and Re(eta h): 6 + 4 and 4 real operations per complex number
+            return StateCost(0, 4 * cells + 2 * d_model, 2 * cells, 14 * cells)
+        case TimestepNormConfig():
+            return _timestep_norm(d_model, config)
+        case MCSDConfig():
+            return _mcsd(d_model, config)
+        case MegaConfig():
+            return _mega(d_model, config)
+        case MegalodonConfig():
+            return _megalodon(d_model, config)
     raise TypeError(f"no cost model for a mixer of type {type(config).__name__}")
 
 
@@ -244,3 +160,83 @@ def _s4(d_model: int, config: S4Config) -> StateCost:
     # a diagonal step, and two scalar products and two updates for each rank of the low-rank part
     recurrence = (20 + 32 * rank) * pairs * directions
     return StateCost(2 * d_model**2, vectors, 2 * pairs * (2 - directions), recurrence)
+
+
+def _damped_ema(d_model: int, config: DampedEMAConfig) -> StateCost:
+    cells = d_model * config.states  # h <- a h + b x and c h
+    directions = 1 + config.bidirectional
+    vectors = 4 * cells * directions + d_model
+    return StateCost(0, vectors, cells * (2 - directions), 5 * cells * directions)
+
+
+def _mega(d_model: int, config: MegaConfig) -> ChunkedAttentionCost:
+    d_k, d_v = config.z_dim, config.value_dim or 2 * d_model
+    average = _damped_ema(d_model, DampedEMAConfig(config.states, config.bidirectional))
+    simple = config.position_bias == "simple"
+    longest = config.chunk_size or config.max_positions
+    norm = {"scalenorm": 1, "rmsnorm": d_model}.get(config.norm, 2 * d_model)
+    return ChunkedAttentionCost(
+        projections=d_model * (3 * d_v + d_k + 2 * d_model),
+        # biases of the maps, two vectors each for q and k, the position bias, the norm
+        vectors=average.vectors
+        + (2 * d_v + d_k + 3 * d_model)
+        + 4 * d_k
+        + (2 * longest - 1 if simple else 2 * d_k)
+        + norm,
+        d_k=d_k,
+        d_v=d_v,
+        chunk_size=config.chunk_size,
+        recurrent=average,
+        streams=not config.bidirectional,
+    )
+
+
+def _timestep_norm(d_model: int, config: TimestepNormConfig) -> StateCost:
+    # a token's own mean and variance, the difference from the running mean and its scaling
+    return StateCost(0, 2 * d_model, 2 * config.groups, 7 * d_model)
+
+
+def _megalodon(d_model: int, config: MegalodonConfig) -> ChunkedAttentionCost:
+    d_k, d_v = config.z_dim, config.value_dim or 2 * d_model
+    average = mixer_cost(ComplexEMAConfig(config.states), d_model)
+    norm = mixer_cost(TimestepNormConfig(config.norm_groups), d_model)
+    feed_forward = (2 + config.swiglu) * d_model * config.ffn_dim
+    return ChunkedAttentionCost(
+        projections=d_model * (3 * d_v + d_k + d_model) + feed_forward,
+        # biases of the maps, two vectors each for q and k, the norms
+        vectors=average.vectors
+        + norm.vectors
+        + (2 * d_v + d_k + d_model)
+        + 4 * d_k
+        + (3 * d_model if config.ffn_dim else d_model),
+        d_k=d_k,
+        d_v=d_v,
+        chunk_size=config.chunk_size,
+        recurrent=StateCost(0, 0, average.state + norm.state, average.recurrence + norm.recurrence),
+    )
+
+
+def _mcsd(d_model: int, config: MCSDConfig) -> StateCost:
+    sections, blocks = len(config.sections), 1
+    if config.projection == "channel":
+        blocks = config.n_channels
+    fused = sections * d_model**2 if config.fusion == "concat" else 0
+    return StateCost(
+        projections=2 * sections * d_model**2 // blocks + fused,
+        vectors=0,
+        state=sections * d_model,
+        recurrence=3 * sections * d_model,  # h <- a h + v, and what the position makes of it
+    )
+
+
+def _s5(d_model: int, config: S5Config) -> StateCost:
+    pairs, directions = config.d_state // 2, 1 + config.bidirectional
+    gate = d_model**2 * (2 if config.gate == "full" else 1)
+    biases = 2 * d_model if config.gate == "full" else d_model
+    return StateCost(
+        # b x and Re(C h) are real matrix products; both are read at every step
+        projections=gate + 2 * pairs * d_model * (1 + directions),
+        vectors=biases + d_model + 3 * pairs,  # D; poles and steps
+        state=2 * pairs * (2 - directions),
+        recurrence=8 * pairs * directions,  # a h + u
+    )

@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 _LOOKS = {
     "Transformer": ("#939393", "-", "o"),
-    "Sliding window": ("#7d7d7d", ":", "p"),
+    "Local attention": ("#7d7d7d", ":", "p"),
     "Linear attention": ("#ce8300", "-", "s"),
     "GLA": ("#b87400", "--", "D"),
     "DeltaNet": ("#a66900", "-.", "v"),
@@ -166,19 +166,47 @@ def show(
     alt: what the picture shows, for readers who cannot see it.
     data: the numbers drawn, offered as a CSV file.
     """
+    picture = svg(fig, name, alt)
+    plt.close(fig)
+    embed(picture, name=name, caption=caption, alt=alt, data=data)
+
+
+def embed(
+    markup: str, *, name: str, caption: str, alt: str, data: pd.DataFrame | None = None
+) -> None:
+    """Display `markup`, a picture and what belongs to it, as a figure; the rest as in `show`."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise ValueError(f"name must be lower-case letters, digits and '-', got {name!r}")
     for what, text in (("caption", caption), ("alt", alt)):
         if not text.strip():
             raise ValueError(f"{what} of figure {name!r} is empty; say what the figure shows")
-    picture = _svg(fig, name, alt)
-    plt.close(fig)
     note = html.escape(caption) + ("" if data is None else " " + _download(data, name))
-    markup = (
+    figure = (
         f'<figure class="nt-figure" id="fig-{name}" role="group" style="margin:1em 0">\n'
-        f"{picture}\n<figcaption>{note}</figcaption>\n</figure>"
+        f"{markup}\n<figcaption>{note}</figcaption>\n</figure>"
     )
-    display({"text/html": markup, "text/plain": alt}, raw=True)
+    display({"text/html": figure, "text/plain": alt}, raw=True)
+
+
+def svg(fig: Figure, name: str, alt: str) -> str:
+    """A figure as inline SVG: the page's text colour, ids that begin with `name`, no fixed size."""
+    for legend in fig.findobj(Legend):
+        legend.set_frame_on(False)  # its white would be a hole in the dark page
+    buffer = io.StringIO()
+    with style():
+        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]  # without the XML declaration
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r"\s*\n\s*", " ", text)  # notebooks store, and indent, every line by itself
+    text = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
+    text = re.sub(r'\b(d|x|y)="[^"]*"', lambda match: _rounded(match[0]), text)
+    # matplotlib's rule for "*" would otherwise hold for the whole page.
+    text = re.sub(r"<style[^>]*>\*", f'<style type="text/css">#fig-{name} svg *', text)
+    return re.sub(r"<svg [^>]*>", lambda _: _head(text, alt), text, count=1)
 
 
 def _count(value: float) -> str:
@@ -187,24 +215,6 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
-
-
-def _svg(fig: Figure, name: str, alt: str) -> str:
-    for legend in fig.findobj(Legend):
-        legend.set_frame_on(False)  # its white would be a hole in the dark page
-    buffer = io.StringIO()
-    with style():
-        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML declaration
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", svg)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
-    svg = re.sub(r'\b(d|x|y)="[^"]*"', lambda match: _rounded(match[0]), svg)
-    # matplotlib's rule for "*" would otherwise hold for the whole page.
-    svg = re.sub(r"<style[^>]*>\*", f'<style type="text/css">#fig-{name} svg *', svg)
-    return re.sub(r"<svg [^>]*>", lambda _: _head(svg, alt), svg, count=1)
 
 
 def _head(svg: str, alt: str) -> str:

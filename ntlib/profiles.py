@@ -19,6 +19,12 @@ class Profile:
     tracking_steps: int  # state tracking: optimiser steps of tracking_batch sequences
     tracking_batch: int
     tracking_length: int  # trained on; tested on up to 16 times as much
+    memory_steps: int  # small S4 models whose memory is looked at: optimiser steps
+    digits_steps: int  # optimiser steps of 32 images of 64 pixels
+    list_steps: int  # ListOps: optimiser steps of 32 lists
+    pathfinder_steps: int  # optimiser steps of 32 images
+    gap_steps: int  # copying over gaps: optimiser steps of 32 sequences
+    tones_steps: int  # tones: optimiser steps of 32 sequences
     fit_steps: int  # steps in which weights of one form are fitted to those of another
     scan_length: int  # at which a scan that stores all states is timed beside a fused one
     long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
@@ -46,6 +52,12 @@ PROFILES = {
             tracking_steps=4,
             tracking_batch=8,
             tracking_length=8,
+            digits_steps=4,
+            list_steps=4,
+            pathfinder_steps=4,
+            gap_steps=4,
+            tones_steps=4,
+            memory_steps=4,
             fit_steps=4,
             scan_length=128,
             long_lengths=(64, 128, 256),
@@ -69,9 +81,15 @@ PROFILES = {
             tracking_steps=600,
             tracking_batch=64,
             tracking_length=16,
+            digits_steps=300,
+            list_steps=600,
+            pathfinder_steps=600,
+            gap_steps=400,
+            tones_steps=80,
+            memory_steps=200,
             fit_steps=150,
             scan_length=512,
-            long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536),
+            long_lengths=(1024, 4096, 16384, 65536),
             lengths=(256, 512, 1024, 2048, 4096, 8192),
             repeats=5,
             decode_contexts=(512, 1024, 2048, 4096, 8192, 16384),
@@ -87,11 +105,17 @@ PROFILES = {
             text_length=256,
             recall_steps=2000,
             recall_batch=64,
-            version_steps=5000,
+            version_steps=1500,
             context_windows=128,
             tracking_steps=1000,
             tracking_batch=64,
             tracking_length=16,
+            digits_steps=1500,
+            list_steps=4000,
+            pathfinder_steps=4000,
+            gap_steps=2000,
+            tones_steps=400,
+            memory_steps=1000,
             fit_steps=400,
             scan_length=2048,
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),

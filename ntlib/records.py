@@ -7,16 +7,18 @@ Every record states how it was made; `record` refuses a name that is not listed 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from ntlib import experiments, results, tracking
+from ntlib import experiments, long_range, results, tracking
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
+from ntlib.tasks import Digits
 from ntlib.tasks.synthetic import AssociativeRecall
 from ntlib.tasks.text import Text
 from ntlib.training import TrainConfig
@@ -73,7 +75,7 @@ class Record:
 MIXER_FFN_DIM = {"RWKV-4": 168, "RWKV-7": 134}
 
 TRAINING_COLUMNS = {
-    "architecture": "name of the model, ntlib.models.presets.small",
+    "architecture": "name of the model, ntlib.models.presets.small or ntlib.long_range.MODELS",
     "lr": "peak learning rate",
     "seed": "of weights and batches",
     "step": "optimiser steps done",
@@ -86,14 +88,17 @@ TRAINING_COLUMNS = {
 
 
 def _tuning(
-    make: Callable[..., Run], profile: str, architectures: tuple[str, ...] = ARCHITECTURES
+    make: Callable[..., Run],
+    profile: str,
+    architectures: tuple[str, ...] = ARCHITECTURES,
+    rates: tuple[float, ...] = RATES,
 ) -> Record:
     """Every architecture at every rate, with the seeds of the profile book."""
     seeds = load_profile("book").seeds
 
     def measure(checkpoints: Path) -> pd.DataFrame:
-        runs = [make(name, RATES[0], profile) for name in architectures]
-        runs = experiments.grid(runs, lrs=RATES, seeds=seeds)
+        runs = [make(name, rates[0], profile) for name in architectures]
+        runs = experiments.grid(runs, lrs=rates, seeds=seeds)
         return experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
 
     return Record(profile, seeds, TRAINING_COLUMNS, measure)
@@ -121,6 +126,38 @@ def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
     return Record("full", seeds, tracking.COLUMNS, measure)
 
 
+LONG = ("S4", "S4D", "S5", "Transformer", "Local attention", "LSTM")
+ARENA = ("S4D", "Transformer", "LSTM")
+GAPS = ("S4", "S4D", "S5", "Mamba", "Transformer", "LSTM")
+
+
+def _tuned(
+    makes: Mapping[str, Callable[[str, float], Run]], architectures: tuple[str, ...], tuning: str
+) -> Record:
+    """Every architecture on every task, at the rate that was best for it in another record."""
+    seeds = load_profile("book").seeds
+
+    def measure(checkpoints: Path) -> pd.DataFrame:
+        rates, frames = experiments.best_rates(results.load(tuning)[0]), []
+        for task, make in makes.items():
+            runs = experiments.grid(
+                [make(name, rates[name]) for name in architectures], seeds=seeds
+            )
+            frame = experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
+            frame.insert(0, "task", task)
+            frame.insert(1, "length", runs[0].task.length)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    columns = {"task": "what was trained on", "length": "steps of a sequence"}
+    return Record("book", seeds, columns | TRAINING_COLUMNS, measure)
+
+
+def _digits_784(permuted: bool) -> Callable[[str, float], Run]:
+    task = Digits(28, permuted=permuted)
+    return partial(long_range.classifier_run, task=task, steps=300, batch_size=16)
+
+
 RECORDS = {
     "tuning-text": _tuning(text_run, "book"),
     "tuning-recall-full": _tuning(recall_run, "full"),
@@ -129,6 +166,28 @@ RECORDS = {
     "tuning-text-rwkv6": _tuning(text_run, "book", ("RWKV-6",)),
     "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
     "tuning-text-mixers": _tuning(mixer_run, "book", ("RWKV-4", "RWKV-7")),
+    "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
+    "tuning-lists": _tuning(long_range.list_run, "book", ARENA, long_range.RATES),
+    "tuning-pathfinder": _tuning(long_range.pathfinder_run, "book", ARENA, long_range.RATES),
+    "tuning-gaps": _tuning(long_range.gap_run, "book", GAPS, long_range.RATES),
+    "digits-784": _tuned(
+        {"in order": _digits_784(False), "permuted": _digits_784(True)}, LONG, "tuning-digits"
+    ),
+    "lists-by-length": _tuned(
+        {f"ListOps {n}": partial(long_range.list_run, length=n) for n in (32, 64, 128)},
+        ARENA,
+        "tuning-lists",
+    ),
+    "pathfinder-by-length": _tuned(
+        {f"Pathfinder {n}": partial(long_range.pathfinder_run, side=n) for n in (12, 16)},
+        ARENA,
+        "tuning-pathfinder",
+    ),
+    "pathfinder-layer-norm": _tuned(
+        {"Pathfinder 12": partial(long_range.pathfinder_run, norm="layer")},
+        ("S4D", "Transformer"),
+        "tuning-pathfinder",
+    ),
     "tracking-rwkv7-full": _tracking("RWKV-7"),
     "tracking-rwkv7-doubled-full": _tracking("RWKV-7 (doubled step)"),
     "tracking-rwkv6-full": _tracking("RWKV-6"),

@@ -10,10 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ntlib import cost_model
 from ntlib.measuring import tensor_bytes
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.complex_ema import ComplexEMAConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mcsd import MCSDConfig
+from ntlib.mixers.mega import MegaConfig
+from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -21,6 +26,8 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
+from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.models import presets
 from ntlib.models.language_model import LanguageModel, ModelConfig, count_parameters
 from ntlib.ops.compiled import reference
@@ -28,6 +35,8 @@ from ntlib.ops.compiled import reference
 MIXERS = {
     "attention": AttentionConfig(4),
     "grouped-query": AttentionConfig(4, n_kv_heads=2),
+    "local attention": AttentionConfig(4, window=16),
+    "local, grouped-query": AttentionConfig(4, n_kv_heads=2, window=100),
     "linear attention": LinearAttentionConfig(4),
     "retention": RetentionConfig(4, chunk_size=16),
     "retention, group norm, row sums": RetentionConfig(
@@ -46,12 +55,26 @@ MIXERS = {
     "S4D, LegS": S4DConfig(d_state=6, init="legs"),
     "S4": S4Config(d_state=6, l_max=16),
     "S4, shared systems": S4Config(d_state=6, measure="legt", l_max=16, n_ssm=4),
+    "DSS": DSSConfig(d_state=6, l_max=16),
+    "S5": S5Config(d_state=12, blocks=2),
+    "S5, full gate": S5Config(d_state=12, gate="full"),
     "EMA": DampedEMAConfig(states=3),
+    "complex EMA": ComplexEMAConfig(states=3),
+    "timestep norm": TimestepNormConfig(groups=4),
+    "MCSD": MCSDConfig(4),
+    "MCSD, concatenated, by channel": MCSDConfig(4, fusion="concat", projection="channel"),
+    "MCSD, one section": MCSDConfig(4, sections=("decay",)),
+    "Mega": MegaConfig(8, 24, states=3, max_positions=70),
+    "Mega-chunk": MegaConfig(8, 24, 3, "laplace", "rotary", chunk_size=16, norm="scalenorm"),
+    "Megalodon": MegalodonConfig(8, 24, n_heads=2, states=3, chunk_size=16, norm_groups=4),
+    "Megalodon, block": MegalodonConfig(8, states=3, norm_groups=4, ffn_dim=20, swiglu=True),
 }
 BIDIRECTIONAL = [
     S4DConfig(d_state=6, bidirectional=True),
     S4Config(d_state=6, l_max=16, bidirectional=True),
+    S5Config(d_state=6, bidirectional=True),
     DampedEMAConfig(states=3, bidirectional=True),
+    MegaConfig(8, 24, states=3, chunk_size=16, bidirectional=True, norm="rmsnorm"),
 ]
 # numbers of state that the plain recurrence multiplies by a vector as a matrix, per token
 PRODUCTS = {"RWKV-4": 0, "RWKV-5": 32 * 8, "RWKV-6": 32 * 8, "RWKV-7": 2 * 32 * 8}
@@ -98,7 +121,17 @@ def test_projections_of_recurrences_are_those_of_the_counter(name, products):
 
 
 @pytest.mark.parametrize("length", [16, 48, 53])
-@pytest.mark.parametrize("name", ["attention", "grouped-query", "linear attention", "retention"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention",
+        "grouped-query",
+        "local attention",
+        "local, grouped-query",
+        "linear attention",
+        "retention",
+    ],
+)
 def test_prefill_flops_are_those_of_the_counter(name, length):
     config = config_of(MIXERS[name])
     model = LanguageModel(config)
@@ -111,6 +144,23 @@ def test_prefill_flops_are_those_of_the_counter(name, length):
     ):
         model(torch.zeros(2, length, dtype=torch.long))
     assert cost_model.prefill_flops(config, length, batch_size=2) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("length", [16, 48, 53])
+@pytest.mark.parametrize("name", ["Mega", "Mega-chunk", "Megalodon", "Megalodon, block"])
+def test_attention_in_chunks_is_counted_to_the_last_product(name, length):
+    mixer, cost = MIXERS[name].build(32), cost_model.mixer_cost(MIXERS[name], 32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        mixer(torch.zeros(1, length, 32))
+    products = cost.prefill_flops(length) - length * cost.recurrent.recurrence
+    assert counter.get_total_flops() == products
+
+
+def test_a_chunk_bounds_what_a_step_reads():
+    full, chunked = (cost_model.mixer_cost(MIXERS[name], 32) for name in ("Mega", "Mega-chunk"))
+    assert full.step_state_traffic(1000) - full.step_state_traffic(999) == 8 + 24
+    assert chunked.step_state_traffic(1000) == chunked.step_state_traffic(1016)
+    assert max(map(chunked.step_flops, range(64))) == chunked.step_flops(15)
 
 
 def test_a_decoding_step_of_retnet_moves_weights_once_and_state_twice():

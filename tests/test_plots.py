@@ -14,9 +14,11 @@ import pytest
 
 from ntlib import plots
 
+pytestmark = pytest.mark.usefixtures("clean_matplotlib")
+
 LIGHT, DARK = "#ffffff", "#14181e"
 FAMILIES = {
-    "Transformer": ["Transformer", "Sliding window"],
+    "Transformer": ["Transformer", "Local attention"],
     "linear attention": ["Linear attention", "GLA", "DeltaNet", "Gated DeltaNet"],
     "RetNet": ["RetNet"],
     "RWKV": ["RWKV-4", "RWKV-5", "RWKV-6", "RWKV-7"],
@@ -261,11 +263,3 @@ def test_style_ends_with_its_block():
     with plots.style():
         assert not mpl.rcParams["axes.spines.top"]
     assert mpl.rcParams["axes.spines.top"] == before
-
-
-@pytest.fixture(autouse=True)
-def clean_matplotlib():
-    with mpl.rc_context():
-        mpl.use("agg")
-        yield
-    plt.close("all")

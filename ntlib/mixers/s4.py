@@ -115,6 +115,14 @@ class S4Kernel(SystemParameters):
         parts = torch.view_as_complex(self.C.double()).unbind(0)
         return torch.stack([c_from_c_tilde(system, part, int(self.l_kernel)) for part in parts])
 
+    def log_steps(self):
+        return self.inv_dt
+
+    def resample(self, rate):
+        c = self.c()  # what stays; C-tilde belongs to the old steps
+        super().resample(rate)
+        self.set_c(c, int(self.l_kernel))
+
     def forward(self, length: int, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Kernels (directions, d_model, length), and with a state what it adds to the outputs,
         (batch, d_model, length)."""
@@ -155,13 +163,6 @@ class S4(StateSpaceMixer):
         """Make C-tilde anew for this length; what the layer computes stays the same."""
         with torch.no_grad():
             self.kernel.set_c(self.kernel.c(), length)
-
-    @torch.no_grad()
-    def resample(self, rate: float) -> None:
-        """Serve sequences sampled `rate` times as sparsely: dt is multiplied, c stays."""
-        c = self.kernel.c()
-        self.kernel.inv_dt += math.log(rate)
-        self.kernel.set_c(c, int(self.kernel.l_kernel))
 
     def init_state(self, batch_size, capacity=0):
         self.refuse_a_state()

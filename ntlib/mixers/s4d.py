@@ -78,6 +78,9 @@ class S4DKernel(SystemParameters):
                 b = normal_plus_low_rank("legs", config.d_state)[2]
             self.B.copy_(torch.view_as_real(b).expand_as(self.B))
 
+    def log_steps(self):
+        return self.log_dt
+
     def continuous_to_discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """log a, b, c of `long_conv`; c with both directions in front if there are two."""
         A = torch.complex(-self.log_A_real.exp(), self.A_imag)
@@ -108,11 +111,6 @@ class S4D(StateSpaceMixer):
     def reset_parameters(self, generator=None, residual_scale=1.0):
         self.kernel.reset_parameters(generator)
         self.reset_read_out(generator, residual_scale)
-
-    @torch.no_grad()
-    def resample(self, rate: float) -> None:
-        """Serve sequences sampled `rate` times as sparsely: dt is multiplied, nothing else."""
-        self.kernel.log_dt += math.log(rate)
 
     def init_state(self, batch_size, capacity=0):
         self.refuse_a_state()

@@ -1,5 +1,6 @@
-"""What the mixers made of a linear time-invariant system share (S4, S4D, Mega's EMA)."""
+"""What the mixers made of a linear time-invariant system share (S4, S4D, DSS, S5, Mega's EMA)."""
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,15 @@ class SystemParameters(nn.Module):
     def system(self) -> tuple[Tensor, ...]:
         """The discrete system that one step needs, from the parameters."""
         raise NotImplementedError
+
+    def log_steps(self) -> nn.Parameter:
+        """The logarithm of the step sizes, where the system has any."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def resample(self, rate: float) -> None:
+        """Multiply all step sizes by `rate`."""
+        self.log_steps().add_(math.log(rate))
 
     def kept_system(self) -> tuple[Tensor, ...]:
         """`system()`; without gradients it is computed once and kept until a parameter changes,
@@ -38,8 +48,27 @@ class SystemParameters(nn.Module):
         return super()._apply(at_least_float32, recurse)
 
 
+def resample(model: nn.Module, rate: float) -> None:
+    """Make a trained model serve sequences that are sampled `rate` times as sparsely (2: every
+    second sample of what it was trained on; 0.5: twice as many): S5's step_rescale, S4's rate.
+
+    Every step size of every state space mixer is multiplied by `rate`, all else stays.
+    Raises ValueError if `model` holds no such mixer or `rate` is not positive.
+    """
+    if not rate > 0:
+        raise ValueError(f"rate must be positive, got {rate}")
+    mixers = [module for module in model.modules() if isinstance(module, StateSpaceMixer)]
+    if not mixers:
+        raise ValueError(f"{type(model).__name__} holds no state space mixer to resample")
+    for mixer in mixers:
+        mixer.kernel.resample(rate)
+
+
 class StateSpaceMixer(Mixer):
-    """The block around the system in the official code: y = GLU(W gelu(SSM(x) + D x) + bias)."""
+    """The block around the system, `kernel`, in the official code of S4:
+    y = GLU(W gelu(SSM(x) + D x) + bias)."""
+
+    kernel: SystemParameters
 
     def __init__(self, d_model: int, bidirectional: bool):
         super().__init__()

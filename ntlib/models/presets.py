@@ -1,12 +1,21 @@
 """Published sizes, and the small pairs of models that chapters train against each other."""
 
+from dataclasses import replace
+
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
+from ntlib.mixers.mcsd import MCSDConfig
+from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.retention import RetentionConfig
+from ntlib.mixers.s4 import S4Config
+from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
 from ntlib.models import rwkv_sizes
 from ntlib.models.language_model import ModelConfig
+from ntlib.models.mega import MegaModelConfig
 from ntlib.models.rwkv import RWKVConfig
 
 # RetNet, arXiv 2307.08621: Table 2 of the later version (Table 8) gives layers, width and heads;
@@ -41,6 +50,12 @@ MAMBA2 = {
     "1.3b": (48, 2048),
     "2.7b": (64, 2560),
 }
+
+# MCSD, arXiv 2406.12230, Table 1: layers, width, channels.
+MCSD = {"1.6B": (12, 2560, 10), "3B": (20, 2560, 10), "10B": (60, 3072, 12)}
+
+# The small models by chunk: a quarter of the contexts that chapters train on, or none.
+MEGA_CHUNKS = {"Mega": None, "Mega-chunk": 32}
 
 
 def retnet_paper(size: str, vocab_size: int = 32000) -> ModelConfig:
@@ -89,6 +104,17 @@ def mamba2(size: str, vocab_size: int = 50288) -> ModelConfig:
     return _mamba_model(vocab_size, d_model, n_layers, Mamba2Config())
 
 
+def mcsd(size: str, vocab_size: int, mixer: MCSDConfig | None = None) -> ModelConfig:
+    """A size of the MCSD paper, which states neither its vocabulary nor the width of its GeGLU.
+
+    Four times d_model is a conjecture: with it, and no other usual width, the counts come near the
+    names. `mixer` chooses among the readings of the block; its channels are those of the size.
+    """
+    n_layers, d_model, n_channels = _entry(MCSD, size)
+    mixer = replace(mixer or MCSDConfig(), n_channels=n_channels)
+    return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model, ffn="geglu")
+
+
 def _mamba_model(vocab_size, d_model, n_layers, mixer):
     return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=0, tied=True, norm_eps=1e-5)
 
@@ -99,23 +125,35 @@ def _entry(table, size):
     return table[size]
 
 
-def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig:
+def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | MegaModelConfig:
     """The two-layer models that chapters train live: the same number of parameters within 0.5%.
 
     A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
-    narrower feed-forward layer, as in RetNet's paper. RWKV-4 to RWKV-7 are whole models with
+    narrower feed-forward layer, as in RetNet's paper; so do the state space models, whose states
+    have 64 numbers per channel (S5: 128 per layer). RWKV-4 to RWKV-7 are whole models with
     feed-forward layers of their own.
     """
     if architecture in rwkv_sizes.SMALL:
         return rwkv_sizes.small(architecture, vocab_size)
     d_model, n_heads = 64, 2  # heads of 32
+    if architecture in MEGA_CHUNKS:
+        chunk_size = MEGA_CHUNKS[architecture]
+        mega = MegaConfig(32, 104, position_bias="rotary", chunk_size=chunk_size)
+        return MegaModelConfig(vocab_size, d_model, n_layers=2, mixer=mega, ffn_dim=107)
     choices = {
         "Transformer": (AttentionConfig(n_heads), 170),
         "Linear attention": (LinearAttentionConfig(n_heads), 170),
         "RetNet": (RetentionConfig(n_heads), 85),
+        "Yan": (MCSDConfig(n_channels=4), 170),
+        "Local attention": (AttentionConfig(n_heads, window=32), 170),
+        "S4": (S4Config(), 126),
+        "S4D": (S4DConfig(), 169),
+        "DSS": (DSSConfig(), 190),
+        "S5": (S5Config(d_state=128, blocks=4, gate="full"), 125),
     }
     if architecture not in choices:
-        names = ", ".join([*choices, *rwkv_sizes.SMALL])
+        names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])
         raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
-    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim)
+    ffn = "geglu" if architecture == "Yan" else "swiglu"  # as published; of the same size
+    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim, ffn=ffn)

@@ -2,9 +2,14 @@
 
 from ntlib.tasks.batch import IGNORED, Batch, accuracy
 from ntlib.tasks.corpus import Corpus, load_corpus
+from ntlib.tasks.digits import Digits
+from ntlib.tasks.gap_copying import GapCopying
+from ntlib.tasks.list_operations import ListOps
+from ntlib.tasks.pathfinder import Pathfinder
 from ntlib.tasks.state_tracking import Composition, Counting
 from ntlib.tasks.synthetic import AssociativeRecall, Copying, InductionHeads
 from ntlib.tasks.text import Text
+from ntlib.tasks.tones import Tones
 
 __all__ = [
     "IGNORED",
@@ -14,8 +19,13 @@ __all__ = [
     "Copying",
     "Corpus",
     "Counting",
+    "Digits",
+    "GapCopying",
     "InductionHeads",
+    "ListOps",
+    "Pathfinder",
     "Text",
+    "Tones",
     "accuracy",
     "load_corpus",
 ]

@@ -18,6 +18,9 @@ class Batch(NamedTuple):
 
     Aligned: the output at position t is scored against ``targets[:, t]``. Language-modelling
     targets are therefore already shifted. Positions with target ``IGNORED`` are not scored.
+
+    Tasks that ask for one label per sequence have targets of shape (batch, 1), as their models
+    have one output; inputs that are real numbers are float32 of shape (batch, length, channels).
     """
 
     inputs: torch.Tensor

@@ -86,3 +86,40 @@ def test_a_preallocated_cache_is_written_in_place():
 def test_bad_configurations_are_named():
     with pytest.raises(ValueError, match="n_kv_heads must divide n_heads = 4, got 3"):
         AttentionConfig(4, n_kv_heads=3).build(32)
+    with pytest.raises(ValueError, match="window must be at least 1 or None, got 0"):
+        AttentionConfig(4, window=0).build(32)
+
+
+@torch.no_grad()
+def test_a_window_bounds_the_cache():
+    mixer = AttentionConfig(4, window=5).build(32)
+    for capacity in (0, 3, 100):
+        cache = mixer.init_state(1, capacity)
+        for _ in range(17):
+            _, cache = mixer.step(torch.ones(1, 32), cache)
+            assert cache.keys.shape[2] <= 5
+        assert cache.length == 17
+    _, cache = mixer(torch.ones(1, 40, 32))
+    assert cache.keys.shape[2] == 5
+
+
+@torch.no_grad()
+def test_a_long_window_changes_nothing():
+    x = torch.randn(2, 30, 32, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for window in (None, 30):
+        mixer = AttentionConfig(4, window=window).build(32)
+        mixer.reset_parameters(torch.Generator().manual_seed(0))
+        outputs.append(mixer(x)[0])
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-6
+
+
+def test_steps_with_gradients_go_around_the_ring():
+    mixer = AttentionConfig(4, n_kv_heads=2, window=3).build(32)
+    mixer.reset_parameters(torch.Generator().manual_seed(0))
+    x = torch.randn(2, 11, 32, generator=torch.Generator().manual_seed(1))
+    state, outputs = mixer.init_state(2), []
+    for x_t in x.unbind(1):
+        y_t, state = mixer.step(x_t, state)
+        outputs.append(y_t)
+    assert (torch.stack(outputs, dim=1) - mixer(x)[0]).abs().max() < 1e-5

@@ -4,12 +4,17 @@ import pytest
 import torch
 
 from ntlib.mixers.attention import AttentionConfig
+from ntlib.mixers.complex_ema import ComplexEMAConfig
+from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.mamba3 import Mamba3Config
+from ntlib.mixers.mcsd import MCSDConfig
+from ntlib.mixers.mega import MegaConfig
+from ntlib.mixers.megalodon import MegalodonConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.mixers.rwkv4 import RWKV4Config
 from ntlib.mixers.rwkv5 import RWKV5Config
@@ -18,12 +23,16 @@ from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s5 import S5Config
+from ntlib.mixers.timestep_norm import TimestepNormConfig
 from tests.mixers import battery
 
 CONFIGS = {
     "attention": AttentionConfig(n_heads=4),
     "grouped-query attention": AttentionConfig(n_heads=4, n_kv_heads=2),
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
+    "local attention": AttentionConfig(n_heads=4, window=5),
+    "local attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, window=1),
     "linear attention": LinearAttentionConfig(n_heads=4),
     "LSTM": LSTMConfig(),
     "Mamba": MambaConfig(d_state=5),
@@ -57,7 +66,33 @@ CONFIGS = {
     "S4D-Inv": S4DConfig(d_state=8, init="inv", discretisation="bilinear", learn_b=True),
     "S4D-LegS": S4DConfig(d_state=8, init="legs"),
     "S4D-Real": S4DConfig(d_state=6, init="real"),
+    "DSS": DSSConfig(d_state=8, l_max=512),
+    "DSS, sequences longer than its softmax": DSSConfig(d_state=6, l_max=4),
+    "S5": S5Config(d_state=10),
+    "S5, blocks, bilinear": S5Config(
+        d_state=12, blocks=3, discretisation="bilinear", gate="full", c_init="lecun_normal"
+    ),
+    "S5, clipped": S5Config(d_state=8, clip_poles=True, c_init="complex_normal"),
     "damped EMA": DampedEMAConfig(states=4),
+    "complex EMA": ComplexEMAConfig(states=4),
+    "timestep norm": TimestepNormConfig(groups=3),
+    "MCSD": MCSDConfig(n_channels=4),
+    "MCSD, training form": MCSDConfig(4, decay_norm="rows", row_length=16, fusion="concat"),
+    "MCSD, by channel, one section twice": MCSDConfig(
+        4, sections=("slope", "slope"), gate="sigmoid", projection="channel"
+    ),
+    "Mega": MegaConfig(z_dim=6, value_dim=10, states=4),
+    "Mega, rotary, chunks": MegaConfig(
+        z_dim=6, states=4, position_bias="rotary", chunk_size=4, norm="rmsnorm"
+    ),
+    "Mega, laplace": MegaConfig(z_dim=6, states=4, attention="laplace", prenorm=False),
+    "Mega, relu2, chunks": MegaConfig(
+        z_dim=6, states=4, attention="relu2", chunk_size=5, norm="scalenorm"
+    ),
+    "Megalodon": MegalodonConfig(12, 9, n_heads=3, states=4, chunk_size=4, norm_groups=3),
+    "Megalodon, block": MegalodonConfig(
+        z_dim=6, states=4, chunk_size=5, norm_groups=2, ffn_dim=20, swiglu=True
+    ),
 }
 
 

@@ -29,8 +29,8 @@ def test_the_logits_of_the_authors_package():
     model, prompt = stack(), tokens(40)
     steps, whole = rwkv_logits(model.state_dict(), prompt[0].tolist(), version=4)
     with torch.no_grad():
-        assert relative(model(prompt)[0], whole) < 1e-5
-        assert relative(model.steps(prompt)[0], steps) < 1e-5
+        assert relative(model(prompt)[0], whole) < 1e-4
+        assert relative(model.steps(prompt)[0], steps) < 1e-4
 
 
 def transformers_model(model):

@@ -67,8 +67,8 @@ def test_the_logits_of_the_authors_package():
     prompt = torch.randint(VOCABULARY, (1, 40), generator=torch.Generator().manual_seed(0))
     steps, whole = rwkv_logits(official(model), prompt[0].tolist(), version=7)
     with torch.no_grad():
-        assert relative(model(prompt)[0], whole) < 2e-5
-        assert relative(model.steps(prompt)[0], steps) < 2e-5
+        assert relative(model(prompt)[0], whole) < 1e-4
+        assert relative(model.steps(prompt)[0], steps) < 1e-4
 
 
 def reverse_logits(weights, tokens):
