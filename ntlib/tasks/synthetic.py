@@ -6,11 +6,11 @@ that is not scored). Scores are those of :func:`ntlib.tasks.batch.accuracy`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from ntlib.tasks.batch import IGNORED, Batch, Scored
+from ntlib.tasks.batch import HELD_OUT_SEED, IGNORED, Batch, Scored
 
 
 @dataclass(frozen=True)
@@ -169,18 +169,31 @@ class InductionHeads(Scored):
     """Ordinary tokens and the special one; the Mamba paper's value."""
     length: int = 256
     """Positions in a sequence; the Mamba paper trains at 256 and tests from 2^6 to 2^20."""
+    shortest: int | None = None
+    """If given, each batch has one of the lengths ``length``, half of it, and so on, down to this:
+    with a single scored token per sequence, long ones alone are slow to learn from."""
 
     def __post_init__(self) -> None:
         _at_least(self.vocab_size, 3, "vocab_size")
-        _at_least(self.length, 3, "length")
+        _at_least(self.shortest or self.length, 3, "shortest" if self.shortest else "length")
+        _at_least(self.length, self.shortest or 3, "length")
+
+    def held_out(self, count: int) -> Batch:
+        """``count`` sequences of the full length, the same at each call."""
+        return replace(self, shortest=None).sample(
+            count, torch.Generator().manual_seed(HELD_OUT_SEED)
+        )
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) sequences, the special token's first place uniform."""
         _at_least(batch_size, 1, "batch_size")
-        special = self.vocab_size - 1
-        shape = (batch_size, self.length)
+        special, length = self.vocab_size - 1, self.length
+        if self.shortest is not None:
+            halvings = (length // self.shortest).bit_length()  # lengths to choose from
+            length >>= int(torch.randint(halvings, (), generator=generator))
+        shape = (batch_size, length)
         inputs = torch.randint(special, shape, generator=generator)
-        place = torch.randint(self.length - 2, (batch_size, 1), generator=generator)
+        place = torch.randint(length - 2, (batch_size, 1), generator=generator)
         inputs.scatter_(1, place, special)
         inputs[:, -1] = special
         targets = torch.full(shape, IGNORED)
