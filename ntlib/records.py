@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntlib import experiments, long_range, results, tracking
+from ntlib import experiments, long_range, results, selection, tracking
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
@@ -75,7 +75,8 @@ class Record:
 MIXER_FFN_DIM = {"RWKV-4": 168, "RWKV-7": 134}
 
 TRAINING_COLUMNS = {
-    "architecture": "name of the model, ntlib.models.presets.small or ntlib.long_range.MODELS",
+    "architecture": "name of the model in ntlib.models.presets.small, ntlib.long_range or "
+    "ntlib.selection",
     "lr": "peak learning rate",
     "seed": "of weights and batches",
     "step": "optimiser steps done",
@@ -153,6 +154,33 @@ def _tuned(
     return Record("book", seeds, columns | TRAINING_COLUMNS, measure)
 
 
+def _far() -> Record:
+    """Induction heads at the best rate of each architecture, tested up to 2^20 tokens."""
+    seeds, lengths = load_profile("book").seeds, load_profile("book").far_lengths
+
+    def measure(checkpoints: Path) -> pd.DataFrame:
+        rates = experiments.best_rates(results.load("tuning-induction")[0])
+        runs = [selection.induction_run(n, rates[n], steps=800) for n in selection.INDUCTION]
+        runs = experiments.grid(runs, seeds=seeds)
+        experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
+        return selection.far(runs, lengths, 2**19, checkpoints, least=4)
+
+    return Record("book", seeds, selection.FAR_COLUMNS, measure)
+
+
+def _states() -> Record:
+    """Mamba with states of several sizes on text, at the best rate of the published one."""
+    seeds = load_profile("book").seeds
+
+    def measure(checkpoints: Path) -> pd.DataFrame:
+        rate = experiments.best_rates(results.load("tuning-text-mamba")[0])["Mamba"]
+        runs = [selection.ablation_run(name, rate) for name in selection.STATES]
+        runs = experiments.grid(runs, seeds=seeds)
+        return experiments.run_grid(runs, checkpoints=checkpoints, progress=True)
+
+    return Record("book", seeds, TRAINING_COLUMNS, measure)
+
+
 def _digits_784(permuted: bool) -> Callable[[str, float], Run]:
     task = Digits(28, permuted=permuted)
     return partial(long_range.classifier_run, task=task, steps=300, batch_size=16)
@@ -166,6 +194,18 @@ RECORDS = {
     "tuning-text-rwkv6": _tuning(text_run, "book", ("RWKV-6",)),
     "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
     "tuning-text-mixers": _tuning(mixer_run, "book", ("RWKV-4", "RWKV-7")),
+    "tuning-text-mamba": _tuning(text_run, "book", ("Mamba", "Mamba-2")),
+    "tuning-selective": _tuning(
+        selection.copying_run, "book", tuple(selection.COPYING), long_range.RATES
+    ),
+    "tuning-induction": _tuning(selection.induction_run, "book", tuple(selection.INDUCTION)),
+    "induction-far": _far(),
+    "selective-longer": _tuned(
+        {"124 places": partial(selection.copying_run, context=124, steps=800)},
+        tuple(selection.COPYING),
+        "tuning-selective",
+    ),
+    "mamba-states": _states(),
     "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
     "tuning-lists": _tuning(long_range.list_run, "book", ARENA, long_range.RATES),
     "tuning-pathfinder": _tuning(long_range.pathfinder_run, "book", ARENA, long_range.RATES),

@@ -60,21 +60,30 @@ ABLATIONS: dict[str, MambaVariantConfig] = {
 STATES = {f"N = {n}": MambaVariantConfig(d_state=n) for n in (4, 8, 16, 32, 64, 128)}
 
 
-def copying_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
-    """Selective copying at a profile's size."""
+def copying_run(
+    architecture: str,
+    lr: float,
+    profile_name: str = "book",
+    context: int | None = None,
+    steps: int | None = None,
+) -> Run:
+    """Selective copying at a profile's size, or out of `context` places, or for `steps` steps."""
     profile = load_profile(profile_name)
-    task = GapCopying(14, profile.copied, context=profile.copying_context)
+    task = GapCopying(14, profile.copied, context=context or profile.copying_context)
     model = ModelConfig(task.vocab_size, D_MODEL, LAYERS, _entry(COPYING, architecture), ffn_dim=0)
-    return Run(architecture, model, task, _training(profile.copying_steps, lr))
+    return Run(architecture, model, task, _training(steps or profile.copying_steps, lr))
 
 
-def induction_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
-    """Induction heads at a profile's size, with the paper's vocabulary."""
+def induction_run(
+    architecture: str, lr: float, profile_name: str = "book", steps: int | None = None
+) -> Run:
+    """Induction heads at a profile's size, or for `steps` steps; the paper's vocabulary."""
     profile = load_profile(profile_name)
     task = InductionHeads(16, profile.induction_length, shortest=16)
     mixer, ffn_dim = _entry(INDUCTION, architecture)
     model = ModelConfig(task.vocab_size, D_MODEL, LAYERS, mixer, ffn_dim)
-    return Run(architecture, model, task, _training(profile.induction_steps, lr))
+    train = _training(steps or profile.induction_steps, lr, batch_size=8)
+    return Run(architecture, model, task, train)
 
 
 def ablation_run(variant: str, lr: float, profile_name: str = "book") -> Run:
@@ -116,16 +125,17 @@ def far(
     tokens: int,
     checkpoints: Path,
     attention_up_to: int = 2**12,
+    least: int = 1,
 ) -> pd.DataFrame:
-    """Test the trained models of `runs` at each length, on as many sequences as `tokens` in all,
-    at most 256 and at least one; attention, whose time is quadratic, up to a length of its own.
+    """Test the trained models of `runs` at each length, on as many sequences as `tokens` in all, at
+    most 256 and at least `least`; attention, whose time is quadratic, up to a length of its own.
     Rows: see FAR_COLUMNS."""
     rows = []
     for run in runs:
         model = experiments.trained(run, checkpoints)
         longest = attention_up_to if run.architecture.startswith("Transformer") else max(lengths)
         for length in (n for n in lengths if n <= longest):
-            count = min(max(tokens // length, 1), 256)
+            count = min(max(tokens // length, least), 256)
             accuracy = accuracy_at(model, run.task, length, count)
             rows.append((run.architecture, run.train.seed, length, count, accuracy))
     return pd.DataFrame(rows, columns=list(FAR_COLUMNS))

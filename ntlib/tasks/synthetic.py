@@ -170,8 +170,9 @@ class InductionHeads(Scored):
     length: int = 256
     """Positions in a sequence; the Mamba paper trains at 256 and tests from 2^6 to 2^20."""
     shortest: int | None = None
-    """If given, each batch has one of the lengths ``length``, half of it, and so on, down to this:
-    with a single scored token per sequence, long ones alone are slow to learn from."""
+    """If given, each batch has one of the lengths ``length``, half of it, and so on, down to this,
+    and as many more sequences as they are shorter: with one scored token per sequence, long ones
+    alone are slow to learn from."""
 
     def __post_init__(self) -> None:
         _at_least(self.vocab_size, 3, "vocab_size")
@@ -189,8 +190,9 @@ class InductionHeads(Scored):
         _at_least(batch_size, 1, "batch_size")
         special, length = self.vocab_size - 1, self.length
         if self.shortest is not None:
-            halvings = (length // self.shortest).bit_length()  # lengths to choose from
-            length >>= int(torch.randint(halvings, (), generator=generator))
+            lengths = (length // self.shortest).bit_length()
+            halvings = int(torch.randint(lengths, (), generator=generator))
+            batch_size, length = batch_size << halvings, length >> halvings
         shape = (batch_size, length)
         inputs = torch.randint(special, shape, generator=generator)
         place = torch.randint(length - 2, (batch_size, 1), generator=generator)
