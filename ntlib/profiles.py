@@ -27,7 +27,7 @@ class Profile:
     tones_steps: int  # tones: optimiser steps of 32 sequences
     copied: int  # selective copying: symbols to copy ...
     copying_context: int  # ... out of so many places
-    copying_steps: int  # optimiser steps of 16 sequences
+    copying_steps: int  # optimiser steps of 8 of these, or more that are shorter
     induction_length: int  # induction heads: longest sequence trained on
     induction_steps: int  # optimiser steps of 8 of these, or more that are shorter
     far_lengths: tuple[int, ...]  # tested on
@@ -68,7 +68,7 @@ PROFILES = {
             tones_steps=4,
             memory_steps=4,
             copied=2,
-            copying_context=8,
+            copying_context=16,
             copying_steps=4,
             induction_length=32,
             induction_steps=4,
@@ -106,8 +106,8 @@ PROFILES = {
             tones_steps=80,
             memory_steps=200,
             copied=4,
-            copying_context=60,
-            copying_steps=300,
+            copying_context=128,
+            copying_steps=400,
             induction_length=256,
             induction_steps=300,
             far_lengths=tuple(2**e for e in (6, 8, 9, 10, 12, 14, 16, 20)),
@@ -145,7 +145,7 @@ PROFILES = {
             memory_steps=1000,
             copied=16,
             copying_context=1024,
-            copying_steps=3000,
+            copying_steps=4000,
             induction_length=256,
             induction_steps=3000,
             far_lengths=tuple(2**e for e in range(6, 21)),

@@ -201,7 +201,7 @@ RECORDS = {
     "tuning-induction": _tuning(selection.induction_run, "book", tuple(selection.INDUCTION)),
     "induction-far": _far(),
     "selective-longer": _tuned(
-        {"124 places": partial(selection.copying_run, context=124, steps=800)},
+        {"256 places": partial(selection.copying_run, context=256, steps=800)},
         tuple(selection.COPYING),
         "tuning-selective",
     ),

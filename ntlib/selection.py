@@ -69,9 +69,11 @@ def copying_run(
 ) -> Run:
     """Selective copying at a profile's size, or out of `context` places, or for `steps` steps."""
     profile = load_profile(profile_name)
-    task = GapCopying(14, profile.copied, context=context or profile.copying_context)
+    context = context or profile.copying_context
+    task = GapCopying(14, profile.copied, context, shortest=16)
     model = ModelConfig(task.vocab_size, D_MODEL, LAYERS, _entry(COPYING, architecture), ffn_dim=0)
-    return Run(architecture, model, task, _training(steps or profile.copying_steps, lr))
+    train = _training(steps or profile.copying_steps, lr)
+    return Run(architecture, model, task, train)
 
 
 def induction_run(
@@ -82,7 +84,7 @@ def induction_run(
     task = InductionHeads(16, profile.induction_length, shortest=16)
     mixer, ffn_dim = _entry(INDUCTION, architecture)
     model = ModelConfig(task.vocab_size, D_MODEL, LAYERS, mixer, ffn_dim)
-    train = _training(steps or profile.induction_steps, lr, batch_size=8)
+    train = _training(steps or profile.induction_steps, lr)
     return Run(architecture, model, task, train)
 
 
@@ -91,7 +93,7 @@ def ablation_run(variant: str, lr: float, profile_name: str = "book") -> Run:
     profile, task = load_profile(profile_name), Text(load_profile(profile_name).ablation_length)
     mixer = _entry(ABLATIONS | STATES, variant)
     model = replace(presets.small("Mamba", task.vocab_size), mixer=mixer)
-    return Run(variant, model, task, _training(profile.ablation_steps, lr, batch_size=8))
+    return Run(variant, model, task, _training(profile.ablation_steps, lr))
 
 
 FAR_COLUMNS = {
@@ -147,5 +149,5 @@ def _entry(table, name):
     return table[name]
 
 
-def _training(steps: int, lr: float, batch_size: int = 16) -> TrainConfig:
-    return TrainConfig(steps, batch_size, lr, eval_every=max(steps // 10, 1), held_out=128)
+def _training(steps: int, lr: float) -> TrainConfig:
+    return TrainConfig(steps, 8, lr, eval_every=max(steps // 10, 1), held_out=128)

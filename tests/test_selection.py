@@ -8,7 +8,7 @@ import torch
 from ntlib import experiments, selection
 from ntlib.models.language_model import count_parameters
 from ntlib.profiles import load_profile
-from ntlib.tasks.synthetic import InductionHeads
+from ntlib.tasks import GapCopying, InductionHeads
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,12 @@ def test_batches_of_several_lengths():
     batches = [task.sample(2, generator) for _ in range(40)]
     assert {tuple(batch.inputs.shape) for batch in batches} == {(8, 16), (4, 32), (2, 64)}
     assert task.held_out(3).inputs.shape == (3, 64)
+    copying = GapCopying(14, 4, 32, shortest=16)
+    batches = [copying.sample(3, generator) for _ in range(20)]
+    assert {tuple(batch.inputs.shape) for batch in batches} == {(6, 20), (3, 36)}
+    assert copying.held_out(2).inputs.shape == (2, 36)
+    with pytest.raises(ValueError, match="shortest must be between copied = 4 and context = 32"):
+        GapCopying(14, 4, 32, shortest=3)
     with pytest.raises(ValueError, match="shortest must be at least 3"):
         InductionHeads(16, 64, shortest=2)
     with pytest.raises(ValueError, match="length must be at least 65"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ntlib.tasks.batch import HELD_OUT_SEED, IGNORED, Batch, Scored
+from ntlib.tasks.batch import IGNORED, Batch, Scored
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,7 @@ class InductionHeads(Scored):
 
     def held_out(self, count: int) -> Batch:
         """``count`` sequences of the full length, the same at each call."""
-        return replace(self, shortest=None).sample(
-            count, torch.Generator().manual_seed(HELD_OUT_SEED)
-        )
+        return super(InductionHeads, replace(self, shortest=None)).held_out(count)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) sequences, the special token's first place uniform."""
