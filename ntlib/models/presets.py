@@ -154,11 +154,13 @@ def _entry(table, key, what="size"):
 
 
 def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | MegaModelConfig:
-    """The two-layer models that chapters train live: the same number of parameters within 0.5%.
+    """The small models that chapters train live, of two layers: the same number of parameters
+    within 0.5%.
 
     A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
     narrower feed-forward layer, as in RetNet's paper; so do the state space models, whose states
-    have 64 numbers per channel (S5: 128 per layer). RWKV-4 to RWKV-7 are whole models with
+    have 64 numbers per channel (S5: 128 per layer). Mamba and Mamba-2 have, as published, no
+    feed-forward layer, and three layers instead. RWKV-4 to RWKV-7 are whole models with
     feed-forward layers of their own.
     """
     if architecture in rwkv_sizes.SMALL:
@@ -178,10 +180,12 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         "S4D": (S4DConfig(), 169),
         "DSS": (DSSConfig(), 190),
         "S5": (S5Config(d_state=128, blocks=4, gate="full"), 125),
+        "Mamba": (MambaConfig(), 0),
+        "Mamba-2": (Mamba2Config(d_state=52, head_dim=32), 0),
     }
     if architecture not in choices:
         names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])
         raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
     ffn = "geglu" if architecture == "Yan" else "swiglu"  # as published; of the same size
-    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim, ffn=ffn)
+    return ModelConfig(vocab_size, d_model, 2 if ffn_dim else 3, mixer, ffn_dim, ffn)
