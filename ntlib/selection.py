@@ -40,6 +40,7 @@ COPYING: dict[str, MixerConfig] = {
 INDUCTION: dict[str, tuple[MixerConfig, int]] = {
     "Mamba": (MambaConfig(), 0),
     "Transformer": (AttentionConfig(2), 84),
+    "Transformer (xPos)": (AttentionConfig(2, xpos_base=512.0), 84),
     "Transformer (no positions)": (AttentionConfig(2, rope_base=None), 84),
     "H3": (H3Config(), 39),
     "S4D (Mamba's block)": (MambaVariantConfig("S4D", d_state=28), 0),

@@ -6,6 +6,7 @@ whole book. With a window it is local attention.
 | q, k, v, o    | W^Q ... W^O, Attention Is All You Need (1706.03762), Sec. 3.2.2; no bias       |
 | n_kv_heads    | G, the groups of GQA (2305.13245); 1 is multi-query attention (1911.02150)     |
 | turns         | R_m of RoFormer (2104.09864), Eq. 34                                           |
+| xpos_scales   | zeta^(n / 512) of xPos (2212.10554), Algorithm 1                               |
 | window        | w, the tokens that Longformer's sliding window (2004.05150, Sec. 3.1) attends  |
 |               | to, here all of them to the left, the present included                         |
 
@@ -22,7 +23,7 @@ from torch import nn
 from ntlib.mixers.kv_cache import KVCache, append, append_to_ring, filled, last_in_ring, with_past
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.ops.local_attention import local_attention
-from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate
+from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate, xpos_scales
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class AttentionConfig:
         None  # None: as many as query heads; fewer shrink the cache by the same factor
     )
     rope_base: float | None = 10000.0  # RoFormer's; longer contexts use larger ones; None: no turns
+    # beside the turns, scores fade with the distance (xPos, 2212.10554), each pair of channels at
+    # its own rate per this many tokens; the paper's is 512; None: they do not fade
+    xpos_base: float | None = None
     window: int | None = None  # tokens attended to, the present one included; None: all
 
     def build(self, d_model: int) -> "Attention":
@@ -49,6 +53,8 @@ class Attention(Mixer):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
         self.head_dim = check_heads(d_model, self.n_heads)
         check_heads(self.n_heads, self.n_kv_heads, "n_kv_heads", "n_heads")
+        if config.xpos_base is not None and config.rope_base is None:
+            raise ValueError("xpos_base needs turns: rope_base must be a number, got None")
         if config.window is not None and config.window < 1:
             raise ValueError(f"window must be at least 1 or None, got {config.window}")
         self.q = nn.Linear(d_model, d_model, bias=False)
@@ -107,5 +113,9 @@ class Attention(Mixer):
         if (base := self.config.rope_base) is not None:
             frequencies = rotary_frequencies(self.head_dim, base=base, device=x.device)
             turns = rotary_turns(frequencies, start, x.shape[1])[:, None]  # the same for all heads
-            q, k = rotate(q, turns), rotate(k, turns)
+            scales = 1.0
+            if self.config.xpos_base is not None:
+                length = x.shape[1]
+                scales = xpos_scales(self.head_dim, self.config.xpos_base, start, length)[:, None]
+            q, k = rotate(q, turns * scales), rotate(k, turns / scales)
         return tuple(part.transpose(1, 2) for part in (q, k, v))

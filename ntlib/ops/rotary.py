@@ -54,6 +54,18 @@ def rotary_turns(
     return torch.polar(torch.ones_like(angles), angles)
 
 
+def xpos_scales(dim: int, base: float, position: int, length: int) -> Float[Tensor, "length pairs"]:
+    """zeta_i^(n / base) for positions n = position ... position + length - 1, float64: queries are
+    multiplied by it, keys divided, so that scores fade with the distance (xPos, 2212.10554,
+    Algorithm 1, gamma = 0.4).
+
+    Beyond some 60 times `base` the smallest leave the range of float32.
+    """
+    zeta = (torch.arange(0, dim, 2, dtype=torch.float64) / dim + 0.4) / 1.4
+    n = torch.arange(position, position + length, dtype=torch.float64)
+    return zeta ** (n[:, None] / base)
+
+
 def rotate(
     x: Float[Tensor, "*batch dim"], turns: Complex[Tensor, "*#batch pairs"]
 ) -> Float[Tensor, "*batch dim"]:

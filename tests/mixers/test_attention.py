@@ -5,6 +5,7 @@ import torch
 
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.models.language_model import LanguageModel, ModelConfig
+from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate, xpos_scales
 
 
 def halves_from_pairs(weight, n_heads):
@@ -123,3 +124,18 @@ def test_steps_with_gradients_go_around_the_ring():
         y_t, state = mixer.step(x_t, state)
         outputs.append(y_t)
     assert (torch.stack(outputs, dim=1) - mixer(x)[0]).abs().max() < 1e-5
+
+
+def test_xpos_is_torchscales():
+    """On shared queries and keys, up to rounding: torchscale counts positions from the middle."""
+    xpos = pytest.importorskip("torchscale.component.xpos_relative_position").XPOS(16)
+    q, k = torch.randn(2, 1, 300, 16, generator=torch.Generator().manual_seed(0))
+    theirs = xpos(q) @ xpos(k, downscale=True).mT
+    turns, scales = rotary_turns(rotary_frequencies(16), 0, 300), xpos_scales(16, 512.0, 0, 300)
+    ours = rotate(q, turns * scales) @ rotate(k, turns / scales).mT
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_xpos_needs_turns():
+    with pytest.raises(ValueError, match="rope_base"):
+        AttentionConfig(4, rope_base=None, xpos_base=512.0).build(16)

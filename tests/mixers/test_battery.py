@@ -34,6 +34,7 @@ CONFIGS = {
     "grouped-query attention": AttentionConfig(n_heads=4, n_kv_heads=2),
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
     "attention without positions": AttentionConfig(n_heads=4, rope_base=None),
+    "attention with xPos": AttentionConfig(n_heads=4, xpos_base=16.0),
     "local attention": AttentionConfig(n_heads=4, window=5),
     "local attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, window=1),
     "linear attention": LinearAttentionConfig(n_heads=4),
