@@ -25,6 +25,15 @@ class Profile:
     pathfinder_steps: int  # optimiser steps of 32 images
     gap_steps: int  # copying over gaps: optimiser steps of 32 sequences
     tones_steps: int  # tones: optimiser steps of 32 sequences
+    copied: int  # selective copying: symbols to copy ...
+    copying_context: int  # ... out of so many places
+    copying_steps: int  # optimiser steps of 8 of these, or more that are shorter
+    induction_length: int  # induction heads: longest sequence trained on
+    induction_steps: int  # optimiser steps of 8 of these, or more that are shorter
+    far_lengths: tuple[int, ...]  # tested on
+    far_tokens: int  # at each of them, in all, but one sequence at least
+    ablation_length: int  # Mamba with parts taken out: bytes of a window
+    ablation_steps: int  # optimiser steps of 8 windows
     fit_steps: int  # steps in which weights of one form are fitted to those of another
     scan_length: int  # at which a scan that stores all states is timed beside a fused one
     long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
@@ -58,6 +67,15 @@ PROFILES = {
             gap_steps=4,
             tones_steps=4,
             memory_steps=4,
+            copied=2,
+            copying_context=16,
+            copying_steps=4,
+            induction_length=32,
+            induction_steps=4,
+            far_lengths=(16, 64),
+            far_tokens=256,
+            ablation_length=32,
+            ablation_steps=4,
             fit_steps=4,
             scan_length=128,
             long_lengths=(64, 128, 256),
@@ -87,6 +105,15 @@ PROFILES = {
             gap_steps=400,
             tones_steps=80,
             memory_steps=200,
+            copied=4,
+            copying_context=128,
+            copying_steps=400,
+            induction_length=256,
+            induction_steps=300,
+            far_lengths=tuple(2**e for e in (6, 8, 9, 10, 12, 14, 16, 20)),
+            far_tokens=2**16,
+            ablation_length=64,
+            ablation_steps=150,
             fit_steps=150,
             scan_length=512,
             long_lengths=(1024, 4096, 16384, 65536),
@@ -116,6 +143,15 @@ PROFILES = {
             gap_steps=2000,
             tones_steps=400,
             memory_steps=1000,
+            copied=16,
+            copying_context=1024,
+            copying_steps=4000,
+            induction_length=256,
+            induction_steps=3000,
+            far_lengths=tuple(2**e for e in range(6, 21)),
+            far_tokens=2**22,
+            ablation_length=256,
+            ablation_steps=1500,
             fit_steps=400,
             scan_length=2048,
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),

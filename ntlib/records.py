@@ -8,59 +8,21 @@ Every record states how it was made; `record` refuses a name that is not listed 
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
-from ntlib import dependencies, experiments, long_range, results, tracking
+from ntlib import dependencies, experiments, language, long_range, results, selection, tracking
 from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
 from ntlib.tasks import Digits
-from ntlib.tasks.synthetic import AssociativeRecall
-from ntlib.tasks.text import Text
-from ntlib.training import TrainConfig
 
 ARCHITECTURES = ("Transformer", "Linear attention", "RetNet")
-# Five points per architecture, the same for all: too narrow a sweep has misjudged recurrent models
-# (2508.19029).
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
-
-
-def text_run(
-    architecture: str, lr: float, profile_name: str = "book", steps: int | None = None
-) -> Run:
-    """Language modelling of the default corpus at a profile's size, or for `steps` steps."""
-    profile = load_profile(profile_name)
-    steps = steps or profile.text_steps
-    train = TrainConfig(steps, profile.text_batch, lr, eval_every=max(steps // 20, 1))
-    task = Text(profile.text_length)
-    return Run(architecture, presets.small(architecture, task.vocab_size), task, train)
-
-
-def mixer_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
-    """`text_run` of RWKV's time mix alone, in the Transformer's skeleton at its parameters."""
-    run, transformer = (text_run(name, lr, profile_name) for name in (architecture, "Transformer"))
-    model = replace(transformer.model, mixer=run.model.mixer, ffn_dim=MIXER_FFN_DIM[architecture])
-    return replace(run, architecture=f"{architecture} (mixer)", model=model)
-
-
-def recall_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
-    """Associative recall of four pairs in 32 tokens at a profile's size."""
-    profile = load_profile(profile_name)
-    train = TrainConfig(
-        profile.recall_steps,
-        profile.recall_batch,
-        lr,
-        eval_every=max(profile.recall_steps // 20, 1),
-        held_out=256,
-    )
-    task = AssociativeRecall(vocab_size=64, length=32, pairs=4, random_filler=False)
-    return Run(architecture, presets.small(architecture, task.vocab_size), task, train)
 
 
 @dataclass(frozen=True)
@@ -87,9 +49,6 @@ class Record:
         return dependencies.digest(repr(self.runs()))
 
 
-# hidden width of SwiGLU at which the Transformer's skeleton has its 131,136 parameters, within 0.3%
-MIXER_FFN_DIM = {"RWKV-4": 168, "RWKV-7": 134}
-
 TRAINING_COLUMNS = {
     "architecture": "name of the model, ntlib.models.presets.small or ntlib.long_range.MODELS",
     "lr": "peak learning rate",
@@ -107,7 +66,7 @@ def _tuning(
     make: Callable[..., Run],
     profile: str,
     architectures: tuple[str, ...] = ARCHITECTURES,
-    rates: tuple[float, ...] = RATES,
+    rates: tuple[float, ...] = language.RATES,
 ) -> Record:
     """Every architecture at every rate, with the seeds of the profile book."""
     seeds = load_profile("book").seeds
@@ -189,19 +148,73 @@ def _tuned(
     )
 
 
+def _far() -> Record:
+    """Induction heads at the best rate of each architecture, tested up to 2^20 tokens."""
+    seeds, lengths = load_profile("book").seeds, load_profile("book").far_lengths
+
+    def runs() -> list[Run]:
+        rates = experiments.best_rates(results.load("tuning-induction")[0])
+        single = [selection.induction_run(n, rates[n], steps=800) for n in selection.INDUCTION]
+        return experiments.grid(single, seeds=seeds)
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
+        return selection.far(runs(), lengths, 2**19, checkpoints, least=4)
+
+    code = ("ntlib/experiments.py", "ntlib/selection.py")
+    return Record("book", seeds, selection.FAR_COLUMNS, runs, measure, code)
+
+
+def _states() -> Record:
+    """Mamba with states of several sizes on text, at the best rate of the published one."""
+    seeds = load_profile("book").seeds
+
+    def runs() -> list[Run]:
+        rate = experiments.best_rates(results.load("tuning-text-mamba")[0])["Mamba"]
+        single = [selection.ablation_run(name, rate) for name in selection.STATES]
+        return experiments.grid(single, seeds=seeds)
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
+
+    return Record("book", seeds, TRAINING_COLUMNS, runs, measure)
+
+
 def _digits_784(permuted: bool) -> Callable[[str, float], Run]:
     task = Digits(28, permuted=permuted)
     return partial(long_range.classifier_run, task=task, steps=300, batch_size=16)
 
 
 RECORDS = {
-    "tuning-text": _tuning(text_run, "book"),
-    "tuning-recall-full": _tuning(recall_run, "full"),
-    "tuning-text-rwkv4": _tuning(text_run, "book", ("RWKV-4",)),
-    "tuning-text-rwkv5": _tuning(text_run, "book", ("RWKV-5",)),
-    "tuning-text-rwkv6": _tuning(text_run, "book", ("RWKV-6",)),
-    "tuning-text-rwkv7": _tuning(text_run, "book", ("RWKV-7",)),
-    "tuning-text-mixers": _tuning(mixer_run, "book", ("RWKV-4", "RWKV-7")),
+    "tuning-text": _tuning(language.text_run, "book"),
+    "tuning-recall-full": _tuning(language.recall_run, "full"),
+    "tuning-text-rwkv4": _tuning(language.text_run, "book", ("RWKV-4",)),
+    "tuning-text-rwkv5": _tuning(language.text_run, "book", ("RWKV-5",)),
+    "tuning-text-rwkv6": _tuning(language.text_run, "book", ("RWKV-6",)),
+    "tuning-text-rwkv7": _tuning(language.text_run, "book", ("RWKV-7",)),
+    "tuning-text-mixers": _tuning(language.mixer_run, "book", ("RWKV-4", "RWKV-7")),
+    "tuning-text-yan": _tuning(language.text_run, "book", ("Yan",)),
+    "tuning-recall-yan": _tuning(language.recall_run, "book", ("Yan",)),
+    "recall-yan": _tuned(
+        {"four pairs": partial(language.recall_run, profile_name="full")},
+        ("Yan",),
+        "tuning-recall-yan",
+    ),
+    "yan-readings": _tuning(
+        language.reading_run, "book", tuple(presets.YAN_READINGS), language.RATES[2:]
+    ),
+    "tuning-text-mamba": _tuning(language.text_run, "book", ("Mamba", "Mamba-2")),
+    "tuning-selective": _tuning(
+        selection.copying_run, "book", tuple(selection.COPYING), long_range.RATES
+    ),
+    "tuning-induction": _tuning(selection.induction_run, "book", tuple(selection.INDUCTION)),
+    "induction-far": _far(),
+    "selective-longer": _tuned(
+        {"256 places": partial(selection.copying_run, context=256, steps=800)},
+        tuple(selection.COPYING),
+        "tuning-selective",
+    ),
+    "mamba-states": _states(),
     "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
     "tuning-lists": _tuning(long_range.list_run, "book", ARENA, long_range.RATES),
     "tuning-pathfinder": _tuning(long_range.pathfinder_run, "book", ARENA, long_range.RATES),

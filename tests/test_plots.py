@@ -22,7 +22,7 @@ FAMILIES = {
     "linear attention": ["Linear attention", "GLA", "DeltaNet", "Gated DeltaNet"],
     "RetNet": ["RetNet"],
     "RWKV": ["RWKV-4", "RWKV-5", "RWKV-6", "RWKV-7"],
-    "S4": ["S4", "S4D", "DSS", "S5"],
+    "S4": ["S4", "S4D", "DSS", "S5", "H3"],
     "Mamba": ["Mamba", "Mamba-2", "Mamba-3"],
     "Mega": ["Mega", "Mega-chunk", "Megalodon"],
     "Yan": ["Yan"],

@@ -33,7 +33,7 @@ class AttentionConfig:
     n_kv_heads: int | None = (
         None  # None: as many as query heads; fewer shrink the cache by the same factor
     )
-    rope_base: float = 10000.0  # RoFormer's; longer contexts use larger ones
+    rope_base: float | None = 10000.0  # RoFormer's; longer contexts use larger ones; None: no turns
     window: int | None = None  # tokens attended to, the present one included; None: all
 
     def build(self, d_model: int) -> "Attention":
@@ -102,10 +102,10 @@ class Attention(Mixer):
         return self.o(F.scaled_dot_product_attention(q, *filled(cache)).flatten(1)), cache
 
     def _project(self, x, start):
-        frequencies = rotary_frequencies(self.head_dim, base=self.config.rope_base, device=x.device)
-        turns = rotary_turns(frequencies, start, x.shape[1])[:, None]  # the same for all heads
-        q = rotate(split_heads(self.q(x), self.n_heads), turns)
-        k = rotate(split_heads(self.k(x), self.n_kv_heads), turns)
-        return tuple(
-            part.transpose(1, 2) for part in (q, k, split_heads(self.v(x), self.n_kv_heads))
-        )
+        q = split_heads(self.q(x), self.n_heads)
+        k, v = (split_heads(part(x), self.n_kv_heads) for part in (self.k, self.v))
+        if (base := self.config.rope_base) is not None:
+            frequencies = rotary_frequencies(self.head_dim, base=base, device=x.device)
+            turns = rotary_turns(frequencies, start, x.shape[1])[:, None]  # the same for all heads
+            q, k = rotate(q, turns), rotate(k, turns)
+        return tuple(part.transpose(1, 2) for part in (q, k, v))

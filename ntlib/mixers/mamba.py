@@ -17,7 +17,6 @@ checkpoints fit as they are. Departures of that code from the paper that we foll
 to d_model / 16 instead of 1, and B is discretised by Euler's rule (see ntlib.ops.selective_scan).
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from ntlib.mixers.mamba_step_kernel import mamba_step
 from ntlib.mixers.protocol import Mixer, check_input
+from ntlib.mixers.step_bias import draw_step_bias
 from ntlib.ops.compiled import array, step_serves
 from ntlib.ops.selective_scan import selective_scan
 from ntlib.ops.short_conv import short_conv, short_conv_step
@@ -84,10 +84,8 @@ class Mamba(Mixer):
             _uniform(parameter, self.config.d_conv**-0.5, generator)
         self.out_proj.weight.mul_(residual_scale)
         _uniform(self.dt_proj.weight, self.dt_rank**-0.5, generator)
-        span = math.log(self.config.dt_min), math.log(self.config.dt_max)
-        dt = self.dt_proj.bias.new_empty(self.d_inner, dtype=torch.float64)
-        dt = dt.uniform_(*span, generator=generator).exp().clamp(min=self.config.dt_init_floor)
-        self.dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        c = self.config
+        draw_step_bias(self.dt_proj.bias, (c.dt_min, c.dt_max), c.dt_init_floor, generator)
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
         self.D.fill_(1.0)
 

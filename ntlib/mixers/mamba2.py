@@ -18,7 +18,6 @@ Parameters are named as in the official code (mamba_ssm/modules/mamba2.py) and i
 that their checkpoints fit as they are. S is stored as (d_state, head_dim), theirs is transposed.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from ntlib.mixers.mamba2_step_kernel import mamba2_step
 from ntlib.mixers.protocol import Mixer, check_heads, check_input
 from ntlib.mixers.rwkv_step_kernel import arrays
+from ntlib.mixers.step_bias import draw_step_bias
 from ntlib.ops.compiled import step_serves
 from ntlib.ops.linear_attention import linear_attention, step
 from ntlib.ops.short_conv import short_conv, short_conv_step
@@ -109,10 +109,8 @@ class Mamba2(Mixer):
         decays = torch.empty_like(self.A_log, dtype=torch.float64)
         decays.uniform_(self.config.a_min, self.config.a_max, generator=generator)
         self.A_log.copy_(decays.log())
-        dt = torch.empty_like(self.dt_bias, dtype=torch.float64)
-        span = math.log(self.config.dt_min), math.log(self.config.dt_max)
-        dt = dt.uniform_(*span, generator=generator).exp().clamp(min=self.config.dt_init_floor)
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        c = self.config
+        draw_step_bias(self.dt_bias, (c.dt_min, c.dt_max), c.dt_init_floor, generator)
         self.D.fill_(1.0)
         self.norm.weight.fill_(1.0)
 

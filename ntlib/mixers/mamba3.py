@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
+from ntlib.mixers.step_bias import draw_step_bias
 from ntlib.ops.linear_attention import linear_attention, step
 from ntlib.ops.rotary import rotate
 
@@ -102,10 +103,8 @@ class Mamba3(Mixer):
             bound = layer.in_features**-0.5
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
         self.out_proj.weight.mul_(residual_scale)
-        dt = torch.empty_like(self.dt_bias, dtype=torch.float64)
-        span = math.log(self.config.dt_min), math.log(self.config.dt_max)
-        dt = dt.uniform_(*span, generator=generator).exp().clamp(min=self.config.dt_init_floor)
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+        c = self.config
+        draw_step_bias(self.dt_bias, (c.dt_min, c.dt_max), c.dt_init_floor, generator)
         for parameter in (self.D, self.B_bias, self.C_bias, self.B_norm.weight, self.C_norm.weight):
             parameter.fill_(1.0)
 

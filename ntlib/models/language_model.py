@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import MixerConfig
+from ntlib.models.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Block(nn.Module):
         return h if self.ffn is None else h + self.ffn(self.ffn_norm(h))
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Stack):
     """Tokens to next-token logits.
 
     Weights are drawn from `generator`, so that a seed fixes them on any number of threads.
@@ -121,37 +122,9 @@ class LanguageModel(nn.Module):
                 block.ffn.down.weight, std=shrink * self.config.ffn_dim**-0.5, generator=generator
             )
 
-    def forward(
-        self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
-    ) -> tuple[Float[Tensor, "batch length vocab"], list[Any]]:
-        """Logits of every position and the states after the last one; continues from `states` if
-        given."""
-        h, states = self.hidden(tokens, states)
-        return self.head(h), states
-
-    def hidden(
-        self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
-    ) -> tuple[Float[Tensor, "batch length d_model"], list[Any]]:
-        """What the head reads, and the states: a prompt needs logits of its last position only."""
-        if tokens.dim() != 2 or 0 in tokens.shape:
-            raise ValueError(
-                f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}"
-            )
-        h, after = self.embedding(tokens), []
-        for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
-            h, state = block(h, state)
-            after.append(state)
-        return self.norm(h), after
-
-    def step(
-        self, token: Int[Tensor, " batch"], states: list[Any]
-    ) -> tuple[Float[Tensor, "batch vocab"], list[Any]]:
-        """Logits after one more token."""
-        h, after = self.embedding(token), []
-        for block, state in zip(self.blocks, states, strict=True):
-            h, state = block.step(h, state)
-            after.append(state)
-        return self.head(self.norm(h)), after
+    def normalise(self, h: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """See Stack."""
+        return self.norm(h)
 
     def init_states(self, batch_size: int, capacity: int = 0) -> list[Any]:
         """The state of every mixer before the first token; see Mixer.init_state."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ntlib.mixers.mega import MegaConfig, MegaState
 from ntlib.mixers.position_bias import INIT_STD
 from ntlib.mixers.sequence_norm import SequenceNorm
+from ntlib.models.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Block(nn.Module):
         return self.nffn(h), state
 
 
-class MegaModel(nn.Module):
+class MegaModel(Stack):
     """Tokens to next-token logits; with chunks the states have bounded size.
 
     Weights are drawn from `generator`, so that a seed fixes them on any number of threads. Raises
@@ -113,6 +114,11 @@ class MegaModel(nn.Module):
         return self.embed_tokens
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, under the name that they have in every model."""
+        return self.layers
+
+    @property
     def head(self) -> nn.Linear:
         """The map to logits, under the name that it has in every model."""
         return self.output_projection
@@ -128,44 +134,14 @@ class MegaModel(nn.Module):
         if self.final_norm is not None:
             self.final_norm.reset_parameters()
 
-    def forward(
-        self, tokens: Int[Tensor, "batch length"], states: list[MegaState] | None = None
-    ) -> tuple[Float[Tensor, "batch length vocab"], list[MegaState]]:
-        """Logits of every position and the states after the last one; continues from `states` if
-        given."""
-        h, states = self.hidden(tokens, states)
-        return self.head(h), states
+    def embed(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any d_model"]:
+        """The table, scaled to entries of size one."""
+        return self.config.d_model**0.5 * self.embed_tokens(tokens)
 
-    def hidden(
-        self, tokens: Int[Tensor, "batch length"], states: list[MegaState] | None = None
-    ) -> tuple[Float[Tensor, "batch length d_model"], list[MegaState]]:
-        """What the head reads, and the states: a prompt needs logits of its last position only."""
-        if tokens.dim() != 2 or 0 in tokens.shape:
-            raise ValueError(
-                f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}"
-            )
-        h, after = self._embed(tokens), []
-        for block, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
-            h, state = block(h, state)
-            after.append(state)
-        return self._normalise(h), after
-
-    def step(
-        self, token: Int[Tensor, " batch"], states: list[MegaState]
-    ) -> tuple[Float[Tensor, "batch vocab"], list[MegaState]]:
-        """Logits after one more token."""
-        h, after = self._embed(token), []
-        for block, state in zip(self.layers, states, strict=True):
-            h, state = block.step(h, state)
-            after.append(state)
-        return self.head(self._normalise(h)), after
+    def normalise(self, h: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """See Stack; post-norm blocks have done it."""
+        return h if self.final_norm is None else self.final_norm(h)
 
     def init_states(self, batch_size: int, capacity: int = 0) -> list[MegaState]:
         """The states before the first token; see ntlib.mixers.protocol.Mixer.init_state."""
         return [block.mega_layer.init_state(batch_size, capacity) for block in self.layers]
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        return self.config.d_model**0.5 * self.embed_tokens(tokens)
-
-    def _normalise(self, h: Tensor) -> Tensor:
-        return h if self.final_norm is None else self.final_norm(h)

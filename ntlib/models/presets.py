@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ntlib.mixer_costs import mixer_cost
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
@@ -53,6 +54,19 @@ MAMBA2 = {
 
 # MCSD, arXiv 2406.12230, Table 1: layers, width, channels.
 MCSD = {"1.6B": (12, 2560, 10), "3B": (20, 2560, 10), "10B": (60, 3072, 12)}
+
+# The first reads the MCSD paper as its inference form; the others change one choice that the
+# paper leaves open or contradicts (see ntlib.mixers.mcsd), or its sections, as its Fig. 9 does.
+YAN_READINGS = {
+    "Yan": {},
+    "Yan (sigmoid gate)": {"gate": "sigmoid"},
+    "Yan (norm of rows)": {"decay_norm": "rows"},
+    "Yan (no norm)": {"decay_norm": "none"},
+    "Yan (concatenated)": {"fusion": "concat"},
+    "Yan (maps per channel)": {"projection": "channel"},
+    "Yan (slope alone)": {"sections": ("slope",)},
+    "Yan (decay alone)": {"sections": ("decay",)},
+}
 
 # The small models by chunk: a quarter of the contexts that chapters train on, or none.
 MEGA_CHUNKS = {"Mega": None, "Mega-chunk": 32}
@@ -115,22 +129,38 @@ def mcsd(size: str, vocab_size: int, mixer: MCSDConfig | None = None) -> ModelCo
     return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=4 * d_model, ffn="geglu")
 
 
+def small_yan(reading: str, vocab_size: int, length: int) -> ModelConfig:
+    """The small Yan under one of YAN_READINGS, trained on `length` tokens.
+
+    What the maps of a reading take or leave, the feed-forward layer gives or gets.
+    """
+    changes = _entry(YAN_READINGS, reading, "reading")
+    default = small("Yan", vocab_size)
+    mixer = replace(default.mixer, **changes, row_length=length)
+    d_model = default.d_model
+    ours, theirs = (mixer_cost(config, d_model).parameters for config in (mixer, default.mixer))
+    ffn_dim = default.ffn_dim + round((theirs - ours) / (3 * d_model))
+    return replace(default, mixer=mixer, ffn_dim=ffn_dim)
+
+
 def _mamba_model(vocab_size, d_model, n_layers, mixer):
     return ModelConfig(vocab_size, d_model, n_layers, mixer, ffn_dim=0, tied=True, norm_eps=1e-5)
 
 
-def _entry(table, size):
-    if size not in table:
-        raise ValueError(f"size must be one of {', '.join(table)}, got {size!r}")
-    return table[size]
+def _entry(table, key, what="size"):
+    if key not in table:
+        raise ValueError(f"{what} must be one of {', '.join(table)}, got {key!r}")
+    return table[key]
 
 
 def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | MegaModelConfig:
-    """The two-layer models that chapters train live: the same number of parameters within 0.5%.
+    """The small models that chapters train live, of two layers: the same number of parameters
+    within 0.5%.
 
     A mixer with wide values (RetNet's 8 d_model^2 against attention's 4 d_model^2) gets the
     narrower feed-forward layer, as in RetNet's paper; so do the state space models, whose states
-    have 64 numbers per channel (S5: 128 per layer). RWKV-4 to RWKV-7 are whole models with
+    have 64 numbers per channel (S5: 128 per layer). Mamba and Mamba-2 have, as published, no
+    feed-forward layer, and three layers instead. RWKV-4 to RWKV-7 are whole models with
     feed-forward layers of their own.
     """
     if architecture in rwkv_sizes.SMALL:
@@ -150,10 +180,12 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         "S4D": (S4DConfig(), 169),
         "DSS": (DSSConfig(), 190),
         "S5": (S5Config(d_state=128, blocks=4, gate="full"), 125),
+        "Mamba": (MambaConfig(), 0),
+        "Mamba-2": (Mamba2Config(d_state=52, head_dim=32), 0),
     }
     if architecture not in choices:
         names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])
         raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
     ffn = "geglu" if architecture == "Yan" else "swiglu"  # as published; of the same size
-    return ModelConfig(vocab_size, d_model, n_layers=2, mixer=mixer, ffn_dim=ffn_dim, ffn=ffn)
+    return ModelConfig(vocab_size, d_model, 2 if ffn_dim else 3, mixer, ffn_dim, ffn)

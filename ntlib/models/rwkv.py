@@ -28,6 +28,7 @@ from ntlib.mixers.rwkv5 import RWKV5Config
 from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
+from ntlib.models.stack import Stack
 
 TimeMixConfig = RWKV4Config | RWKV5Config | RWKV6Config | RWKV7Config
 _VERSION = {RWKV4Config: 4, RWKV5Config: 5, RWKV6Config: 6, RWKV7Config: 7}
@@ -55,10 +56,10 @@ class RWKVConfig:
 
 
 class BlockState(NamedTuple):
-    """What a block remembers."""
+    """What a block remembers; None: nothing yet."""
 
     att: Any  # of the time mix
-    ffn: Tensor  # of the channel mix: the last token, (batch, d_model)
+    ffn: Tensor | None  # of the channel mix: the last token, (batch, d_model)
 
 
 class Block(nn.Module):
@@ -83,6 +84,7 @@ class Block(nn.Module):
 
     def forward(self, h, state, values=None):
         """`values` are those of the first block, which version 7 hands from block to block."""
+        state = state or BlockState(None, None)
         if self.shares_values:
             mixed, att, values = self.att.forward_with_values(self.ln1(h), state.att, values)
         else:
@@ -102,7 +104,7 @@ class Block(nn.Module):
         return h + mixed, BlockState(att, ffn), values
 
 
-class RWKV(nn.Module):
+class RWKV(Stack):
     """Tokens to next-token logits; the states have constant size.
 
     Weights are drawn from `generator`, so that a seed fixes them on any number of threads.
@@ -139,37 +141,21 @@ class RWKV(nn.Module):
             block.att.reset_parameters(generator)
             block.ffn.reset_parameters(generator)
 
-    def forward(
-        self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
-    ) -> tuple[Float[Tensor, "batch length vocab"], list[Any]]:
-        """Logits of every position and the states after the last one; continues from `states` if
-        given."""
-        h, states = self.hidden(tokens, states)
-        return self.head(h), states
+    def embed(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any d_model"]:
+        """The table and its norm."""
+        return self.blocks[0].ln0(self.emb(tokens))
 
-    def hidden(
-        self, tokens: Int[Tensor, "batch length"], states: list[Any] | None = None
-    ) -> tuple[Float[Tensor, "batch length d_model"], list[Any]]:
-        """What the head reads, and the states: a prompt needs logits of its last position only."""
-        if tokens.dim() != 2 or 0 in tokens.shape:
-            raise ValueError(
-                f"tokens must be (batch, length), not empty, got {tuple(tokens.shape)}"
-            )
-        h, after, values = self.blocks[0].ln0(self.emb(tokens)), [], None
-        for block, state in zip(self.blocks, states or self.init_states(len(tokens)), strict=True):
-            h, state, values = block(h, state, values)
-            after.append(state)
-        return self.ln_out(h), after
+    def normalise(self, h: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """See Stack."""
+        return self.ln_out(h)
 
-    def step(
-        self, token: Int[Tensor, " batch"], states: list[Any]
-    ) -> tuple[Float[Tensor, "batch vocab"], list[Any]]:
-        """Logits after one more token."""
-        h, after, values = self.blocks[0].ln0(self.emb(token)), [], None
+    def _through(self, h, states, one_token=False):
+        after, values = [], None  # of the first time mix, shared by all in version 7
         for block, state in zip(self.blocks, states, strict=True):
-            h, state, values = block.step(h, state, values)
+            run = block.step if one_token else block
+            h, state, values = run(h, state, values)
             after.append(state)
-        return self.head(self.ln_out(h)), after
+        return h, after
 
     def init_states(self, batch_size: int, capacity: int = 0) -> list[BlockState]:
         """The states before the first token; `capacity` changes nothing: they do not grow."""

@@ -23,6 +23,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ntlib.ops.compiled import kernels_serve
+from ntlib.ops.dplr_backward_kernel import GeneratingFunction
+
 # Nodes of the generating function taken at a time: bounds memory to this times (channels, states).
 NODES_AT_ONCE = 2048
 
@@ -46,6 +49,8 @@ def dplr_kernel(
     With theta = 2 pi j / length, cos = cos(theta / 2), sin = sin(theta / 2) numerator and
     denominator are multiplied by dt cos: 2 / (1 + w) / (g - pole) = dt e^(i theta / 2) /
     (2 i sin - dt cos pole). So w = -1, where g is infinite, is a node like any other.
+
+    On a CPU the generating function is computed by a kernel.
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
@@ -54,17 +59,34 @@ def dplr_kernel(
     rows = torch.cat([c_tilde[None], p.conj()])
     weights = torch.einsum("rcn,icn->crin", rows, inputs)  # (channels, 1 + rank, inputs, states)
     half_angle = math.pi / length * torch.arange(length // 2 + 1, device=dt.device).double()
+    fast = kernels_serve(dt, poles, weights)
+    spectrum = (_compiled if fast else _by_blocks)(dt, poles, weights, half_angle, len(p))
+    kernel = torch.fft.irfft(spectrum, n=length)
+    return kernel.transpose(0, 1).reshape(*batch, *kernel.shape[::2])
+
+
+def _compiled(dt, poles, weights, half_angle, rank):
+    """The generating function by the kernel, (channels, inputs, nodes)."""
+    work = torch.promote_types(dt.dtype, weights.dtype.to_real())
+    dt, poles = dt.to(work), poles.to(work.to_complex())
+    numerators = _numerators(poles, weights.to(poles.dtype).flatten(1, 2))
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (dt, poles, weights))
+    nodes = half_angle.cos(), half_angle.sin()
+    return GeneratingFunction.apply(dt, poles, numerators, *nodes, rank, keep)
+
+
+def _by_blocks(dt, poles, weights, half_angle, rank):
+    """The generating function, (channels, inputs, nodes). The definition."""
     spectrum = []
     for angles in half_angle.split(NODES_AT_ONCE):
-        arguments = (dt, poles, weights, angles, len(p))
+        arguments = (dt, poles, weights, angles, rank)
         many = len(half_angle) > NODES_AT_ONCE and torch.is_grad_enabled()
         spectrum.append(
             checkpoint(_generating_function, *arguments, use_reentrant=False)
             if many  # what the backward pass needs is computed again, block by block
             else _generating_function(*arguments)
         )
-    kernel = torch.fft.irfft(torch.cat(spectrum, dim=-1), n=length)
-    return kernel.transpose(0, 1).reshape(*batch, *kernel.shape[::2])
+    return torch.cat(spectrum, dim=-1)
 
 
 def _generating_function(dt, poles, weights, half_angle, rank):
@@ -98,11 +120,15 @@ def _cauchy_sums(dt, poles, v, cosine, sine):
     real = (size - 2 * sine) * (size + 2 * sine)  # not a difference of squares, which would cancel
     imaginary = -4 * sine * s * poles.real[..., None]
     scale = dt[:, None, None] / (real * real + imaginary * imaginary)
-    numerators = torch.cat([v.real, (v * poles.conj()[:, None]).real], dim=1)
+    numerators = _numerators(poles, v)
     by_sine, by_cosine = torch.complex(
         numerators @ (real * scale), numerators @ (-imaginary * scale)
     ).chunk(2, dim=1)
     return torch.complex(torch.zeros_like(sine), 4 * sine) * by_sine - 2 * s * by_cosine
+
+
+def _numerators(poles, v):
+    return torch.cat([v.real, (v * poles.conj()[:, None]).real], dim=1)
 
 
 def discretise_dplr(

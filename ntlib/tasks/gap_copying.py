@@ -8,7 +8,7 @@ copying).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,6 +42,9 @@ class GapCopying(Scored):
     random_gaps: bool = True
     """Symbols stand at random places; otherwise at the same, evenly spread ones in every sequence.
     """
+    shortest: int | None = None
+    """If given, each batch has `context` steps for them, half as many, and so on, down to this, and
+    as many more sequences: long contexts alone are slow to learn from."""
 
     DIFFICULTY = ("copied",)
     NOISE = 0
@@ -50,6 +53,11 @@ class GapCopying(Scored):
     def __post_init__(self) -> None:
         for name, least in (("symbols", 2), ("copied", 1), ("context", self.copied)):
             at_least(getattr(self, name), least, name)
+        if self.shortest is not None and not self.copied <= self.shortest <= self.context:
+            raise ValueError(
+                f"shortest must be between copied = {self.copied} and context = {self.context}, "
+                f"got {self.shortest}"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -61,9 +69,18 @@ class GapCopying(Scored):
         """Steps of a sequence."""
         return self.context + self.copied
 
+    def held_out(self, count: int) -> Batch:
+        """``count`` sequences of the full length, the same at each call."""
+        return super(GapCopying, replace(self, shortest=None)).held_out(count)
+
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, context + copied) sequences; the last `copied` positions are scored."""
         at_least(batch_size, 1, "batch_size")
+        if self.shortest is not None:
+            contexts = (self.context // self.shortest).bit_length()
+            halvings = int(torch.randint(contexts, (), generator=generator))
+            shorter = replace(self, context=self.context >> halvings, shortest=None)
+            return shorter.sample(batch_size << halvings, generator)
         shape = (batch_size, self.copied)
         symbols = torch.randint(2, self.vocab_size, shape, generator=generator)
         places = torch.arange(self.copied) * self.context // self.copied

@@ -6,7 +6,7 @@ that is not scored). Scores are those of :func:`ntlib.tasks.batch.accuracy`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -171,20 +171,33 @@ class InductionHeads(Scored):
     """Ordinary tokens and the special one; the Mamba paper's value."""
     length: int = 256
     """Positions in a sequence; the Mamba paper trains at 256 and tests from 2^6 to 2^20."""
+    shortest: int | None = None
+    """If given, each batch has one of the lengths ``length``, half of it, and so on, down to this,
+    and as many more sequences as they are shorter: with one scored token per sequence, long ones
+    alone are slow to learn from."""
 
     DIFFICULTY = ("length",)
 
     def __post_init__(self) -> None:
         at_least(self.vocab_size, 3, "vocab_size")
-        at_least(self.length, 3, "length")
+        at_least(self.shortest or self.length, 3, "shortest" if self.shortest else "length")
+        at_least(self.length, self.shortest or 3, "length")
+
+    def held_out(self, count: int) -> Batch:
+        """``count`` sequences of the full length, the same at each call."""
+        return super(InductionHeads, replace(self, shortest=None)).held_out(count)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw (batch, length) sequences, the special token's first place uniform."""
         at_least(batch_size, 1, "batch_size")
-        special = self.vocab_size - 1
-        shape = (batch_size, self.length)
+        special, length = self.vocab_size - 1, self.length
+        if self.shortest is not None:
+            lengths = (length // self.shortest).bit_length()
+            halvings = int(torch.randint(lengths, (), generator=generator))
+            batch_size, length = batch_size << halvings, length >> halvings
+        shape = (batch_size, length)
         inputs = torch.randint(special, shape, generator=generator)
-        place = torch.randint(self.length - 2, (batch_size, 1), generator=generator)
+        place = torch.randint(length - 2, (batch_size, 1), generator=generator)
         inputs.scatter_(1, place, special)
         inputs[:, -1] = special
         targets = torch.full(shape, IGNORED)

@@ -7,11 +7,13 @@ from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.complex_ema import ComplexEMAConfig
 from ntlib.mixers.dss import DSSConfig
 from ntlib.mixers.ema import DampedEMAConfig
+from ntlib.mixers.h3 import H3Config
 from ntlib.mixers.linear_attention import LinearAttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.mamba2 import Mamba2Config
 from ntlib.mixers.mamba3 import Mamba3Config
+from ntlib.mixers.mamba_variants import MambaVariantConfig
 from ntlib.mixers.mcsd import MCSDConfig
 from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.megalodon import MegalodonConfig
@@ -31,6 +33,7 @@ CONFIGS = {
     "attention": AttentionConfig(n_heads=4),
     "grouped-query attention": AttentionConfig(n_heads=4, n_kv_heads=2),
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
+    "attention without positions": AttentionConfig(n_heads=4, rope_base=None),
     "local attention": AttentionConfig(n_heads=4, window=5),
     "local attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, window=1),
     "linear attention": LinearAttentionConfig(n_heads=4),
@@ -42,6 +45,12 @@ CONFIGS = {
     "Mamba-3, groups, all rows turn": Mamba3Config(
         d_state=4, head_dim=12, n_groups=2, rope_fraction=1.0
     ),
+    "Mamba, step fixed, no gate": MambaVariantConfig(fixed=("delta",), gate=False, d_state=5),
+    "Mamba, B and C fixed, no convolution": MambaVariantConfig(
+        fixed=("B", "C"), d_state=5, d_conv=1
+    ),
+    "S4D in Mamba's block": MambaVariantConfig("S4D", d_state=6),
+    "H3": H3Config(d_state=6),
     "retention": RetentionConfig(n_heads=3, chunk_size=4),
     "retention, group norm": RetentionConfig(
         n_heads=3, chunk_size=4, head_norm="group", value_factor=1
