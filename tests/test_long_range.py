@@ -66,8 +66,10 @@ def test_a_tuned_record_takes_its_rates_from_another(tmp_path, monkeypatch):
         name: partial(long_range.classifier_run, task=Digits(permuted=p), steps=2)
         for name, p in (("plain", False), ("permuted", True))
     }
-    rows = records._tuned(makes, ("S5",), "any").measure(tmp_path)
-    assert set(rows.lr) == {best}
+    record = records._tuned(makes, ("S5",), "any")
+    rows = record.measure(tmp_path, 1)
+    assert set(rows.lr) == {best} == {run.train.lr for run in record.runs()}
+    assert len(rows) == len(record.runs())
     assert rows.task.tolist() == ["plain"] * 3 + ["permuted"] * 3
     assert set(rows.length) == {64}
 
