@@ -65,6 +65,30 @@ class AttentionCost:
 
 
 @dataclass(frozen=True)
+class StridedAttentionCost(AttentionCost):
+    """Strided attention: of half of the heads as through a window, of the others by residue; all
+    keys and values are kept, since each of them is some later token's."""
+
+    stride: int = 1
+
+    def prefill_flops(self, length):
+        rows = -(-length // self.stride)
+        local = self.stride * 2 * rows * self.stride if length > 2 * self.stride else length**2
+        scores = local + self.stride * rows**2  # each by half of the heads
+        return 2 * length * self.parameters + 2 * scores * self.d_model
+
+    def step_flops(self, context):
+        return 2 * self.parameters + 2 * self._seen(context) * self.d_model
+
+    def step_state_traffic(self, context):
+        return self._seen(context) * self.d_kv  # keys and values of half of the heads each
+
+    def _seen(self, context):
+        """Keys of a local head and of a strided one, the present token's included."""
+        return min(context + 1, self.stride) + context // self.stride + 1
+
+
+@dataclass(frozen=True)
 class MatrixStateCost:
     """Linear attention and retention: n_heads states of d_k x d_v, whatever the length."""
 

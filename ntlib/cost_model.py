@@ -9,27 +9,29 @@ weight and each number of state read once, and what changes written once.
 
 from dataclasses import dataclass
 
-from ntlib.mixer_costs import mixer_cost
+from ntlib.mixer_costs import mixer_cost, sequence_norm_parameters
 from ntlib.models.language_model import ModelConfig
+from ntlib.models.mega import MegaModelConfig
+
+Config = ModelConfig | MegaModelConfig
 
 
-def parameters(config: ModelConfig, *, embeddings: bool = True) -> int:
+def parameters(config: Config, *, embeddings: bool = True) -> int:
     """Number of parameters of a model, counted without building it."""
     table = config.vocab_size * config.d_model * (1 if config.tied else 2)
-    return (
-        _block_parameters(config) * config.n_layers + config.d_model + (table if embeddings else 0)
-    )
+    blocks, last = _block_parameters(config) * config.n_layers, config.d_model
+    if isinstance(config, MegaModelConfig):
+        last = _mega_norm(config) if config.mixer.prenorm else 0
+    return blocks + last + (table if embeddings else 0)
 
 
-def state_bytes(
-    config: ModelConfig, context: int, batch_size: int = 1, number_bytes: int = 4
-) -> int:
+def state_bytes(config: Config, context: int, batch_size: int = 1, number_bytes: int = 4) -> int:
     """Bytes of state of all layers after `context` tokens."""
     numbers = mixer_cost(config.mixer, config.d_model).state_numbers(context)
     return batch_size * config.n_layers * numbers * number_bytes
 
 
-def prefill_flops(config: ModelConfig, length: int, batch_size: int = 1) -> int:
+def prefill_flops(config: Config, length: int, batch_size: int = 1) -> int:
     """Operations of a forward pass over whole sequences; a training step takes three times as
     many."""
     layer = mixer_cost(config.mixer, config.d_model).prefill_flops(
@@ -53,7 +55,7 @@ class StepCost:
 
 
 def decode_step(
-    config: ModelConfig,
+    config: Config,
     context: int,
     batch_size: int = 1,
     *,
@@ -73,11 +75,22 @@ def decode_step(
     return StepCost(batch_size * flops, weights * number_bytes, batch_size * traffic * number_bytes)
 
 
-def _ffn_parameters(config: ModelConfig) -> int:
-    return (2 if config.ffn == "gelu" else 3) * config.d_model * config.ffn_dim
+def _ffn_parameters(config: Config) -> int:
+    """Numbers in the matrices of a feed-forward layer."""
+    plain = isinstance(config, MegaModelConfig) or config.ffn == "gelu"
+    return (2 if plain else 3) * config.d_model * config.ffn_dim
 
 
-def _block_parameters(config: ModelConfig) -> int:
+def _mega_norm(config: MegaModelConfig) -> int:
+    return sequence_norm_parameters(config.mixer.norm, config.d_model)
+
+
+def _block_parameters(config: Config) -> int:
+    if isinstance(config, MegaModelConfig):  # biases, and the norm of the feed-forward layer
+        vectors = config.ffn_dim + config.d_model + _mega_norm(config)
+        return (
+            mixer_cost(config.mixer, config.d_model).parameters + _ffn_parameters(config) + vectors
+        )
     return (
         mixer_cost(config.mixer, config.d_model).parameters
         + _ffn_parameters(config)

@@ -31,6 +31,11 @@ def text_run(
     return Run(architecture, presets.small(architecture, task.vocab_size), task, train)
 
 
+def short_text_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
+    """`text_run` with fewer steps, those of RWKV's versions: Mega and its ablations."""
+    return text_run(architecture, lr, profile_name, load_profile(profile_name).version_steps)
+
+
 def mixer_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
     """`text_run` of RWKV's time mix alone, in the Transformer's skeleton at its parameters."""
     run, transformer = (text_run(name, lr, profile_name) for name in (architecture, "Transformer"))

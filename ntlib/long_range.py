@@ -1,14 +1,15 @@
 """Long sequences with one answer, scaled down from the Long Range Arena, and copying over gaps:
 every architecture in its published block, at one width and with equal parameters.
 
-State spaces have twice the blocks: theirs end in a gated map instead of a feed-forward layer. All
-read from the left, as the LSTM must; the Arena's encoders read in both directions.
+State spaces have twice the blocks: theirs end in a gated map instead of a feed-forward layer.
+Mega's blocks have norms and residuals of their own. All read from the left, as the LSTM must; the
+Arena's encoders read in both directions.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from ntlib.experiments import Run
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
 from ntlib.mixers.mamba import MambaConfig
+from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
@@ -24,6 +26,7 @@ from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.state_space import StateSpaceMixer, resample
 from ntlib.models.classifier import ClassifierConfig
 from ntlib.models.language_model import ModelConfig
+from ntlib.models.mega import MegaModelConfig
 from ntlib.profiles import load_profile
 from ntlib.tasks import Digits, GapCopying, ListOps, Pathfinder, Tones
 from ntlib.training import Task, TrainConfig, evaluate
@@ -31,6 +34,14 @@ from ntlib.training import Task, TrainConfig, evaluate
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)  # the same five for all, on every tuned task
 
 D_MODEL, HEADS = 32, 4
+
+
+def _mega(**changes: Any) -> MegaConfig:
+    """One size for Mega's variants; at this width h = 8 leaves room for a feed-forward layer."""
+    small = MegaConfig(z_dim=16, value_dim=D_MODEL, states=8, position_bias="rotary")
+    return replace(small, **changes)
+
+
 # Mixer, blocks, hidden width of the feed-forward layer. State sizes and hidden widths are chosen
 # so that all have S4D's parameters, 17,152 in the blocks, within 1%.
 MODELS: dict[str, tuple[MixerConfig, int, int]] = {
@@ -41,7 +52,13 @@ MODELS: dict[str, tuple[MixerConfig, int, int]] = {
     "Mamba": (MambaConfig(d_state=8), 2, 0),
     "Transformer": (AttentionConfig(HEADS), 2, 45),
     "Local attention": (AttentionConfig(HEADS, window=16), 2, 45),
+    "Local attention (window 8)": (AttentionConfig(HEADS, window=8), 2, 45),
+    "Strided attention": (AttentionConfig(HEADS, stride=8), 2, 45),
     "LSTM": (LSTMConfig(), 1, 78),
+    "Mega": (_mega(), 2, 21),
+    "Mega-chunk": (_mega(chunk_size=8), 2, 21),
+    "Mega-chunk (no EMA)": (_mega(chunk_size=8, states=0), 2, 37),
+    "Mega-chunk (S4D)": (_mega(chunk_size=8, average="s4d"), 2, 29),
 }
 
 
@@ -62,6 +79,8 @@ def classifier_run(
 ) -> Run:
     """One model on one task; the last step answers on ListOps, elsewhere the mean of all steps."""
     mixer, n_layers, ffn_dim = _parts(architecture, task.length)
+    if isinstance(mixer, MegaConfig):
+        mixer = replace(mixer, norm={"layer": "layernorm", "batch": "batchnorm"}[norm])
     model = ClassifierConfig(
         task.classes,
         task.vocab_size,
@@ -109,7 +128,8 @@ def gap_run(
     profile = load_profile(profile_name)
     task = GapCopying(symbols=8, copied=4, context=32, random_gaps=random_gaps)
     mixer, n_layers, ffn_dim = _parts(architecture, task.length)
-    model = ModelConfig(task.vocab_size, D_MODEL, n_layers, mixer, ffn_dim)
+    skeleton = MegaModelConfig if isinstance(mixer, MegaConfig) else ModelConfig
+    model = skeleton(task.vocab_size, D_MODEL, n_layers, mixer, ffn_dim)
     return Run(architecture, model, task, _training(lr, profile.gap_steps, 32, held_out=256))
 
 

@@ -9,6 +9,7 @@ from ntlib.cost_kinds import (
     MatrixStateCost,
     MixerCost,
     StateCost,
+    StridedAttentionCost,
 )
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.complex_ema import ComplexEMAConfig
@@ -38,6 +39,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
     match config:
         case AttentionConfig():
             d_kv = d_model * (config.n_kv_heads or config.n_heads) // config.n_heads
+            if config.stride:
+                return StridedAttentionCost(d_model, d_kv, stride=config.stride)
             return AttentionCost(d_model, d_kv, config.window)
         case LinearAttentionConfig():
             head_dim = d_model // config.n_heads
@@ -142,13 +145,17 @@ def _rwkv7(d_model: int, config: RWKV7Config) -> StateCost:
 
 def _s4d(d_model: int, config: S4DConfig) -> StateCost:
     pairs = d_model * config.d_state // 2  # complex numbers of state
+    mapped = d_model if config.output_map else 0
     learned_b = config.learn_b or config.init == "legs"
     directions = 1 + config.bidirectional
-    vectors = (
-        2 * pairs * (1 + directions + learned_b) + 4 * d_model
-    )  # bias of the output map, D, dt
-    # a h + b x and Re(c h): 6 + 4 and 4 real operations per complex number
-    return StateCost(2 * d_model**2, vectors, 2 * pairs * (2 - directions), 14 * pairs * directions)
+    vectors = 2 * pairs * (1 + directions + learned_b) + 2 * d_model + 2 * mapped  # D, dt; bias
+    return StateCost(
+        projections=2 * d_model * mapped,
+        vectors=vectors,
+        state=2 * pairs * (2 - directions),
+        # a h + b x and Re(c h): 6 + 4 and 4 real operations per complex number
+        recurrence=14 * pairs * directions,
+    )
 
 
 def _s4(d_model: int, config: S4Config) -> StateCost:
@@ -171,10 +178,9 @@ def _damped_ema(d_model: int, config: DampedEMAConfig) -> StateCost:
 
 def _mega(d_model: int, config: MegaConfig) -> ChunkedAttentionCost:
     d_k, d_v = config.z_dim, config.value_dim or 2 * d_model
-    average = _damped_ema(d_model, DampedEMAConfig(config.states, config.bidirectional))
+    average = mixer_cost(config.average_config(), d_model)
     simple = config.position_bias == "simple"
     longest = config.chunk_size or config.max_positions
-    norm = {"scalenorm": 1, "rmsnorm": d_model}.get(config.norm, 2 * d_model)
     return ChunkedAttentionCost(
         projections=d_model * (3 * d_v + d_k + 2 * d_model),
         # biases of the maps, two vectors each for q and k, the position bias, the norm
@@ -182,13 +188,18 @@ def _mega(d_model: int, config: MegaConfig) -> ChunkedAttentionCost:
         + (2 * d_v + d_k + 3 * d_model)
         + 4 * d_k
         + (2 * longest - 1 if simple else 2 * d_k)
-        + norm,
+        + sequence_norm_parameters(config.norm, d_model),
         d_k=d_k,
         d_v=d_v,
         chunk_size=config.chunk_size,
         recurrent=average,
         streams=not config.bidirectional,
     )
+
+
+def sequence_norm_parameters(kind: str, d_model: int) -> int:
+    """Numbers in one of ntlib.mixers.sequence_norm.NORMS."""
+    return {"scalenorm": 1, "rmsnorm": d_model}.get(kind, 2 * d_model)
 
 
 def _timestep_norm(d_model: int, config: TimestepNormConfig) -> StateCost:

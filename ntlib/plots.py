@@ -28,6 +28,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 _LOOKS = {
     "Transformer": ("#939393", "-", "o"),
     "Local attention": ("#7d7d7d", ":", "p"),
+    "Strided attention": ("#888888", "-.", "d"),
     "Linear attention": ("#ce8300", "-", "s"),
     "GLA": ("#b87400", "--", "D"),
     "DeltaNet": ("#a66900", "-.", "v"),
@@ -47,6 +48,8 @@ _LOOKS = {
     "Mamba-3": ("#b02b9b", "-.", "D"),
     "Mega": ("#4c688f", "-", "X"),
     "Mega-chunk": ("#567198", "--", "P"),
+    "Mega-chunk (no EMA)": ("#617da5", ":", "v"),
+    "Mega-chunk (S4D)": ("#5b77a0", (0, (3, 1, 1, 1)), "D"),
     "Megalodon": ("#6b87b0", "-.", "s"),
     "Yan": ("#726811", "-", "p"),
     "LSTM": ("#905840", "--", "h"),
@@ -121,9 +124,10 @@ def figure(columns: int = 1, rows: int = 1, height: float = 4.0) -> tuple[Figure
 def line(architecture: str) -> dict[str, str]:
     """Keywords of ``Axes.plot`` for an architecture: its colour, dash, marker and label.
 
-    A variant in brackets, such as "RetNet (chunkwise)", has its architecture's look.
+    A variant in brackets, such as "RetNet (chunkwise)", has its architecture's look, unless it has
+    one of its own.
     """
-    base = architecture.split(" (")[0]
+    base = architecture if architecture in LINES else architecture.split(" (")[0]
     if base not in LINES:
         raise ValueError(
             f"architecture {architecture!r} has no colour; known are {', '.join(LINES)}"

@@ -36,6 +36,7 @@ class Profile:
     ablation_steps: int  # optimiser steps of 8 windows
     fit_steps: int  # steps in which weights of one form are fitted to those of another
     scan_length: int  # at which a scan that stores all states is timed beside a fused one
+    sparse_lengths: tuple[int, ...]  # at which attention with all and with few scores is measured
     long_lengths: tuple[int, ...]  # lengths for the exponents of what should be linear
     lengths: tuple[int, ...]  # sequence lengths at which time and memory are measured
     repeats: int  # rounds of every timing comparison
@@ -78,6 +79,7 @@ PROFILES = {
             ablation_steps=4,
             fit_steps=4,
             scan_length=128,
+            sparse_lengths=(64, 128, 256),
             long_lengths=(64, 128, 256),
             lengths=(64, 128, 256),
             repeats=2,
@@ -116,6 +118,7 @@ PROFILES = {
             ablation_steps=150,
             fit_steps=150,
             scan_length=512,
+            sparse_lengths=(1024, 2048, 4096, 8192, 16384),
             long_lengths=(1024, 4096, 16384, 65536),
             lengths=(256, 512, 1024, 2048, 4096, 8192),
             repeats=5,
@@ -154,6 +157,7 @@ PROFILES = {
             ablation_steps=1500,
             fit_steps=400,
             scan_length=2048,
+            sparse_lengths=(1024, 2048, 4096, 8192, 16384),
             long_lengths=(1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
             lengths=(256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
             repeats=9,

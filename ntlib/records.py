@@ -111,6 +111,7 @@ def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
 
 LONG = ("S4", "S4D", "S5", "Transformer", "Local attention", "LSTM")
 ARENA = ("S4D", "Transformer", "LSTM")
+CROSSING = (*presets.MEGA_SMALL, "Local attention (window 8)", "Strided attention")
 GAPS = ("S4", "S4D", "S5", "Mamba", "Transformer", "LSTM")
 
 
@@ -215,10 +216,17 @@ RECORDS = {
         "tuning-selective",
     ),
     "mamba-states": _states(),
+    "tuning-text-mega": _tuning(
+        language.short_text_run, "book", ("Transformer", *presets.MEGA_SMALL)
+    ),
     "tuning-digits": _tuning(long_range.digits_run, "book", LONG, long_range.RATES),
     "tuning-lists": _tuning(long_range.list_run, "book", ARENA, long_range.RATES),
     "tuning-pathfinder": _tuning(long_range.pathfinder_run, "book", ARENA, long_range.RATES),
     "tuning-gaps": _tuning(long_range.gap_run, "book", GAPS, long_range.RATES),
+    "tuning-digits-mega": _tuning(
+        long_range.digits_run, "book", tuple(presets.MEGA_SMALL), long_range.RATES
+    ),
+    "tuning-gaps-mega": _tuning(long_range.gap_run, "book", CROSSING, long_range.RATES),
     "digits-784": _tuned(
         {"in order": _digits_784(False), "permuted": _digits_784(True)}, LONG, "tuning-digits"
     ),

@@ -30,6 +30,7 @@ from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.models import presets
 from ntlib.models.language_model import LanguageModel, ModelConfig, count_parameters
+from ntlib.models.mega import MegaModelConfig
 from ntlib.ops.compiled import reference
 
 MIXERS = {
@@ -37,6 +38,8 @@ MIXERS = {
     "grouped-query": AttentionConfig(4, n_kv_heads=2),
     "local attention": AttentionConfig(4, window=16),
     "local, grouped-query": AttentionConfig(4, n_kv_heads=2, window=100),
+    "strided attention": AttentionConfig(4, stride=8),
+    "strided, grouped-query": AttentionConfig(4, n_kv_heads=2, stride=30),
     "linear attention": LinearAttentionConfig(4),
     "retention": RetentionConfig(4, chunk_size=16),
     "retention, group norm, row sums": RetentionConfig(
@@ -66,6 +69,9 @@ MIXERS = {
     "MCSD, one section": MCSDConfig(4, sections=("decay",)),
     "Mega": MegaConfig(8, 24, states=3, max_positions=70),
     "Mega-chunk": MegaConfig(8, 24, 3, "laplace", "rotary", chunk_size=16, norm="scalenorm"),
+    "Mega, no average": MegaConfig(8, 24, states=0, chunk_size=16, norm="rmsnorm"),
+    "Mega, S4D": MegaConfig(8, 24, states=6, chunk_size=16, average="s4d"),
+    "S4D without its map": S4DConfig(d_state=6, output_map=False),
     "Megalodon": MegalodonConfig(8, 24, n_heads=2, states=3, chunk_size=16, norm_groups=4),
     "Megalodon, block": MegalodonConfig(8, states=3, norm_groups=4, ffn_dim=20, swiglu=True),
 }
@@ -128,6 +134,8 @@ def test_projections_of_recurrences_are_those_of_the_counter(name, products):
         "grouped-query",
         "local attention",
         "local, grouped-query",
+        "strided attention",
+        "strided, grouped-query",
         "linear attention",
         "retention",
     ],
@@ -154,6 +162,24 @@ def test_attention_in_chunks_is_counted_to_the_last_product(name, length):
         mixer(torch.zeros(1, length, 32))
     products = cost.prefill_flops(length) - length * cost.recurrent.recurrence
     assert counter.get_total_flops() == products
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "scalenorm", "prenorm": False}], ids=str)
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_of_mega_models(changes, tied):
+    mixer = replace(MIXERS["Mega-chunk"], **changes)
+    config = MegaModelConfig(61, 32, 3, mixer, ffn_dim=40, tied=tied)
+    assert cost_model.parameters(config) == count_parameters(config.build())
+    states = config.build().init_states(2, capacity=16)
+    assert cost_model.state_bytes(config, 16, batch_size=2) == tensor_bytes(states)
+
+
+def test_prefill_of_a_mega_model_is_that_of_the_counter():
+    config = MegaModelConfig(61, 32, 3, MIXERS["Mega-chunk"], ffn_dim=40)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        config.build()(torch.zeros(1, 53, dtype=torch.long))
+    average = 3 * 53 * cost_model.mixer_cost(config.mixer, 32).recurrent.recurrence
+    assert cost_model.prefill_flops(config, 53) - average == counter.get_total_flops()
 
 
 def test_a_chunk_bounds_what_a_step_reads():

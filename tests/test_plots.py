@@ -18,13 +18,13 @@ pytestmark = pytest.mark.usefixtures("clean_matplotlib")
 
 LIGHT, DARK = "#ffffff", "#14181e"
 FAMILIES = {
-    "Transformer": ["Transformer", "Local attention"],
+    "Transformer": ["Transformer", "Local attention", "Strided attention"],
     "linear attention": ["Linear attention", "GLA", "DeltaNet", "Gated DeltaNet"],
     "RetNet": ["RetNet"],
     "RWKV": ["RWKV-4", "RWKV-5", "RWKV-6", "RWKV-7"],
     "S4": ["S4", "S4D", "DSS", "S5", "H3"],
     "Mamba": ["Mamba", "Mamba-2", "Mamba-3"],
-    "Mega": ["Mega", "Mega-chunk", "Megalodon"],
+    "Mega": ["Mega", "Mega-chunk", "Mega-chunk (no EMA)", "Mega-chunk (S4D)", "Megalodon"],
     "Yan": ["Yan"],
     "LSTM": ["LSTM"],
     "Hybrid": ["Hybrid"],

@@ -1,5 +1,5 @@
 """Softmax attention with rotary positions and a preallocated key-value cache: the baseline of the
-whole book. With a window it is local attention.
+whole book. With a window it is local attention, with a stride it is strided attention.
 
 | here          | paper                                                                          |
 | ------------- | ------------------------------------------------------------------------------ |
@@ -9,6 +9,8 @@ whole book. With a window it is local attention.
 | xpos_scales   | zeta^(n / 512) of xPos (2212.10554), Algorithm 1                               |
 | window        | w, the tokens that Longformer's sliding window (2004.05150, Sec. 3.1) attends  |
 |               | to, here all of them to the left, the present included                         |
+| stride        | l of Sparse Transformers (1904.10509), Sec. 4.2: half of the heads attend to   |
+|               | the last l tokens, half to every l-th; see ntlib.ops.strided_attention         |
 
 Weights are those of a Llama layer, except that rotated pairs are neighbouring channels (see
 ntlib.ops.rotary). With a window the cache is a ring: token t lies in slot t mod window.
@@ -24,6 +26,7 @@ from ntlib.mixers.kv_cache import KVCache, append, append_to_ring, filled, last_
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
 from ntlib.ops.local_attention import local_attention
 from ntlib.ops.rotary import rotary_frequencies, rotary_turns, rotate, xpos_scales
+from ntlib.ops.strided_attention import strided_attention
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class AttentionConfig:
     # its own rate per this many tokens; the paper's is 512; None: they do not fade
     xpos_base: float | None = None
     window: int | None = None  # tokens attended to, the present one included; None: all
+    stride: int | None = None  # of strided attention, whose cache grows; heads must be even then
 
     def build(self, d_model: int) -> "Attention":
         return Attention(d_model, self)
@@ -55,8 +59,16 @@ class Attention(Mixer):
         check_heads(self.n_heads, self.n_kv_heads, "n_kv_heads", "n_heads")
         if config.xpos_base is not None and config.rope_base is None:
             raise ValueError("xpos_base needs turns: rope_base must be a number, got None")
-        if config.window is not None and config.window < 1:
-            raise ValueError(f"window must be at least 1 or None, got {config.window}")
+        for name, value in (("window", config.window), ("stride", config.stride)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {value}")
+        if config.window and config.stride:
+            raise ValueError("window must be None where there is a stride: it has its own")
+        if config.stride and (self.n_heads % 2 or self.n_kv_heads % 2):
+            raise ValueError(
+                "n_heads and n_kv_heads must be even with a stride, "
+                f"got {self.n_heads} and {self.n_kv_heads}"
+            )
         self.q = nn.Linear(d_model, d_model, bias=False)
         self.k = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.v = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
@@ -80,6 +92,9 @@ class Attention(Mixer):
             keys, values = with_past(state, k, v, self.config.window) if start else (k, v)
             attended = local_attention(q, keys, values, self.config.window)
             cache = last_in_ring(keys, values, start + length, self.config.window)
+        elif self.config.stride:
+            cache = append(state, k, v) if state else KVCache(k, v, length)
+            attended = strided_attention(q, *filled(cache), self.config.stride)
         elif start == 0:
             attended = F.scaled_dot_product_attention(
                 q, k, v, is_causal=True, enable_gqa=self.n_kv_heads < self.n_heads
@@ -102,6 +117,10 @@ class Attention(Mixer):
             cache = append_to_ring(state, k, v, self.config.window)
         else:
             cache = append(state, k, v)
+        if self.config.stride:
+            return self.o(
+                strided_attention(q, *filled(cache), self.config.stride).flatten(1)
+            ), cache
         # query heads that share keys are stacked as rows of one query, so that the cache is read
         # once per group
         q = q.reshape(-1, self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim)

@@ -30,7 +30,8 @@ from ntlib.ops.long_conv import long_conv, step, two_sided
 class DampedEMAConfig:
     """Defaults as in Mega's experiments."""
 
-    states: int = 16  # h, dimensions each channel is expanded to
+    # h, dimensions each channel is expanded to; 0: no average, the ablation of Fig. 4
+    states: int = 16
     bidirectional: bool = False  # for encoders; no state then
 
     def build(self, d_model: int) -> "DampedEMA":
@@ -43,8 +44,8 @@ class DampedEMA(SystemParameters, Mixer):
     def __init__(self, d_model: int, config: DampedEMAConfig):
         super().__init__()
         self.d_model, self.config = d_model, config
-        if config.states < 1:
-            raise ValueError(f"states must be at least 1, got {config.states}")
+        if config.states < 0:
+            raise ValueError(f"states must not be negative, got {config.states}")
         rows = d_model * (1 + config.bidirectional)
         self.delta = nn.Parameter(torch.empty(rows, config.states, 1))
         self.alpha = nn.Parameter(torch.empty(rows, config.states, 1))
@@ -67,7 +68,8 @@ class DampedEMA(SystemParameters, Mixer):
         """log a, b, c of `long_conv`, both directions one below the other."""
         p = torch.sigmoid(self.delta).squeeze(-1)
         log_a = torch.log1p(-p * torch.sigmoid(self.alpha).squeeze(-1))
-        return log_a, p * self.beta.squeeze(-1), self.gamma * self.config.states**-0.5
+        eta = self.gamma * max(self.config.states, 1) ** -0.5
+        return log_a, p * self.beta.squeeze(-1), eta
 
     def system(self):
         """a, b, c of one step."""

@@ -46,6 +46,7 @@ from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.kv_cache import KVCache
 from ntlib.mixers.position_bias import INIT_STD, RotaryBias, SimpleBias
 from ntlib.mixers.protocol import Mixer, check_input
+from ntlib.mixers.s4d import S4DConfig
 from ntlib.mixers.sequence_norm import SequenceNorm
 
 LAPLACE_MEAN, LAPLACE_DEVIATION = math.sqrt(1 / 2), math.sqrt(1 / (4 * math.pi))
@@ -64,6 +65,7 @@ def relu2(scores: Tensor) -> Tensor:
 ELEMENTWISE = {"laplace": laplace, "relu2": relu2}
 ATTENTION = ("softmax", *ELEMENTWISE)
 POSITION_BIAS = ("simple", "rotary")
+AVERAGES = ("ema", "s4d")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class MegaConfig:
 
     z_dim: int = 64  # width of queries and keys; 128 in the language models
     value_dim: int | None = None  # width of values; None: 2 d_model, as in most published models
-    states: int = 16  # h, dimensions each channel is expanded to by the moving average
+    # h, dimensions each channel is expanded to by the moving average; 0: none, the ablation
+    states: int = 16
     attention: str = "softmax"  # "laplace" for the long-range arena, "relu2": the ablation
     # "simple": a number per distance, up to max_positions or chunk_size; "rotary": any length
     position_bias: str = "simple"
@@ -81,15 +84,24 @@ class MegaConfig:
     norm: str = "layernorm"  # or "scalenorm", "rmsnorm", "batchnorm"
     prenorm: bool = True  # False: y is normalised instead of x
     bidirectional: bool = False  # for encoders; no state then
+    # "ema", or "s4d": in its place a complex system with as many real numbers of state, the
+    # ablation of S4's authors (configs/experiment/mega/lra-image of their repository)
+    average: str = "ema"
 
     def build(self, d_model: int) -> "Mega":
         return Mega(d_model, self)
+
+    def average_config(self) -> DampedEMAConfig | S4DConfig:
+        """The configuration of what averages."""
+        if self.average == "s4d":
+            return S4DConfig(self.states, bidirectional=self.bidirectional, output_map=False)
+        return DampedEMAConfig(self.states, self.bidirectional)
 
 
 class MegaState(NamedTuple):
     """What is remembered across chunks, and the keys and values of the chunk that has begun."""
 
-    ema: Tensor  # (batch, d_model, states), float32 at least
+    ema: Tensor  # (batch, d_model, states), float32 at least; of S4D half as many, complex
     cache: KVCache  # of one head; with chunks it never holds more than chunk_size tokens
 
 
@@ -106,7 +118,7 @@ class Mega(Mixer):
         z_dim = config.z_dim
         self.value_dim = value_dim = config.value_dim or 2 * d_model
         self.norm = SequenceNorm(config.norm, d_model)
-        self.move = DampedEMAConfig(config.states, config.bidirectional).build(d_model)
+        self.move = config.average_config().build(d_model)
         self.v_proj = nn.Linear(d_model, value_dim)
         self.mx_proj = nn.Linear(d_model, z_dim + value_dim + 2 * d_model)
         self.h_proj = nn.Linear(value_dim, d_model)
@@ -204,7 +216,8 @@ class Mega(Mixer):
 
 
 def _check(config: MegaConfig) -> None:
-    for name, allowed in (("attention", ATTENTION), ("position_bias", POSITION_BIAS)):
+    choices = {"attention": ATTENTION, "position_bias": POSITION_BIAS, "average": AVERAGES}
+    for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise ValueError(
                 f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"

@@ -44,6 +44,7 @@ class S4DConfig:
     dt_max: float = 0.1  # ... to 1 / dt_min; the longest should cover the task's length
     learn_b: bool = False  # the product B C is all that counts, but training moves both
     bidirectional: bool = False  # a second C reads the sequence from the right; no state then
+    output_map: bool = True  # False: y = silu(SSM(x) + D x), as Mega's average, without GLU and W
 
     def build(self, d_model: int) -> "S4D":
         return S4D(d_model, self)
@@ -98,7 +99,7 @@ class S4D(StateSpaceMixer):
     """State: h (batch, d_model, d_state / 2), complex64, of constant size."""
 
     def __init__(self, d_model: int, config: S4DConfig):
-        super().__init__(d_model, config.bidirectional)
+        super().__init__(d_model, config.bidirectional, config.output_map)
         self.config = config
         if config.d_state < 2 or config.d_state % 2:
             raise ValueError(f"d_state must be even and at least 2, got {config.d_state}")

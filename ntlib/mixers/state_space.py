@@ -66,19 +66,23 @@ def resample(model: nn.Module, rate: float) -> None:
 
 class StateSpaceMixer(Mixer):
     """The block around the system, `kernel`, in the official code of S4:
-    y = GLU(W gelu(SSM(x) + D x) + bias)."""
+    y = GLU(W gelu(SSM(x) + D x) + bias), or without its map y = silu(SSM(x) + D x)."""
 
     kernel: SystemParameters
 
-    def __init__(self, d_model: int, bidirectional: bool):
+    def __init__(self, d_model: int, bidirectional: bool, output_map: bool = True):
         super().__init__()
         self.d_model, self.bidirectional = d_model, bidirectional
         self.D = nn.Parameter(torch.empty(d_model))
-        self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
+        self.output_linear = None
+        if output_map:
+            self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
 
     def reset_read_out(self, generator, residual_scale):
         """D ~ N(0, 1); W, bias ~ U(-1, 1) / sqrt(d_model), torch's default for a linear map."""
         nn.init.normal_(self.D, generator=generator)
+        if self.output_linear is None:
+            return
         linear, bound = self.output_linear[0], self.d_model**-0.5
         nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
         nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
@@ -87,6 +91,8 @@ class StateSpaceMixer(Mixer):
             linear.bias[: self.d_model] *= residual_scale
 
     def read_out(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.output_linear is None:
+            return F.silu(torch.addcmul(y, x, self.D))
         linear = self.output_linear[0]  # not through the Sequential: a step notices its calls
         y = F.gelu(torch.addcmul(y, x, self.D))
         return F.glu(F.linear(y, linear.weight, linear.bias), dim=-1)

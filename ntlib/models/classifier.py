@@ -7,7 +7,8 @@ around any mixer.
 The published block of S4 (2111.00396, App. D.2; models/s4/s4.py of the official repository) is
 mixer -> GELU -> dropout -> linear map to 2 d_model -> GLU -> dropout -> residual. In this book
 GELU, map and GLU belong to the state-space mixers, and their block has no feed-forward layer; of
-the two dropouts the last is kept. Attention comes with the feed-forward layer of a Transformer.
+the two dropouts the last is kept. Attention comes with the feed-forward layer of a Transformer,
+Mega with the block of ntlib.models.mega, which has norms, residuals and gate of its own.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.protocol import MixerConfig
+from ntlib.models import mega
 from ntlib.models.language_model import FeedForward
 
 
@@ -30,11 +33,13 @@ class ClassifierConfig:
     d_model: int  # width of the residual stream
     n_layers: int  # blocks
     mixer: MixerConfig
-    ffn_dim: int  # hidden width of the feed-forward layer (SwiGLU); 0: none
+    ffn_dim: int  # hidden width of the feed-forward layer (SwiGLU; Mega's is plain); 0: none
     channels: int = 1  # numbers at a step, where the input has no vocabulary
     pool: str = "mean"  # or "last": what the head reads of all steps
-    norm: str = "layer"  # or "batch", as in S4's runs on most tasks of the Arena; before the mixer
-    dropout: float = 0.0  # share of a sublayer's outputs set to 0 in training
+    # or "batch", as in S4's runs on most tasks of the Arena; before the mixer (Mega's own norm is
+    # its mixer's), and before the head
+    norm: str = "layer"
+    dropout: float = 0.0  # share of a sublayer's outputs set to 0 in training; not with Mega
 
     def build(self, generator: torch.Generator | None = None) -> "Classifier":
         """The model with initial weights from `generator`."""
@@ -56,7 +61,8 @@ class Classifier(nn.Module):
             self.encoder = nn.Linear(config.channels, config.d_model)
         else:
             self.encoder = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(ClassifierBlock(config) for _ in range(config.n_layers))
+        block = MegaBlock if isinstance(config.mixer, MegaConfig) else ClassifierBlock
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config)
         self.head = nn.Linear(config.d_model, config.classes)
         self.reset_parameters(generator)
@@ -122,6 +128,21 @@ class ClassifierBlock(nn.Module):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5, generator=generator)
         down = self.ffn.down
         nn.init.normal_(down.weight, std=shrink * down.in_features**-0.5, generator=generator)
+
+
+class MegaBlock(mega.Block):
+    """Mega's block, without states."""
+
+    def __init__(self, config: ClassifierConfig):
+        super().__init__(config)
+        if config.dropout:
+            raise ValueError(f"dropout must be 0 with Mega's block, got {config.dropout}")
+
+    def forward(self, h):
+        return super().forward(h)[0]
+
+    def reset_parameters(self, generator, shrink):
+        super().reset_parameters(generator)  # the gate weighs what is added: nothing to shrink
 
 
 class Dropout(nn.Module):

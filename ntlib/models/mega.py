@@ -19,6 +19,7 @@ Departures: no dropout; a plain head where the paper's WikiText-103 model has an
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,14 @@ class MegaModelConfig:
         return MegaModel(self, generator)
 
 
+class BlockConfig(Protocol):
+    """What a block needs to know of its model."""
+
+    d_model: int
+    mixer: MegaConfig
+    ffn_dim: int
+
+
 class NormalisedFeedForward(nn.Module):
     """x + fc2(silu(fc1(norm(x)))), or with prenorm=False norm(x + fc2(silu(fc1(x))))."""
 
@@ -72,11 +81,16 @@ class NormalisedFeedForward(nn.Module):
 class Block(nn.Module):
     """One gated attention and one feed-forward layer, both with their residuals inside."""
 
-    def __init__(self, config: MegaModelConfig):
+    def __init__(self, config: BlockConfig):
         super().__init__()
         mixer = config.mixer
         self.mega_layer = mixer.build(config.d_model)
         self.nffn = NormalisedFeedForward(config.d_model, config.ffn_dim, mixer.norm, mixer.prenorm)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """As published."""
+        self.mega_layer.reset_parameters(generator)
+        self.nffn.reset_parameters(generator)
 
     def forward(self, h, state=None):
         h, state = self.mega_layer(h, state)
@@ -129,8 +143,7 @@ class MegaModel(Stack):
         nn.init.normal_(self.embed_tokens.weight, std=std, generator=generator)
         nn.init.normal_(self.output_projection.weight, std=std, generator=generator)
         for block in self.layers:
-            block.mega_layer.reset_parameters(generator)
-            block.nffn.reset_parameters(generator)
+            block.reset_parameters(generator)
         if self.final_norm is not None:
             self.final_norm.reset_parameters()
 

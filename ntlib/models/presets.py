@@ -1,6 +1,7 @@
 """Published sizes, and the small pairs of models that chapters train against each other."""
 
 from dataclasses import replace
+from typing import Any
 
 from ntlib.mixer_costs import mixer_cost
 from ntlib.mixers.attention import AttentionConfig
@@ -68,8 +69,14 @@ YAN_READINGS = {
     "Yan (decay alone)": {"sections": ("decay",)},
 }
 
-# The small models by chunk: a quarter of the contexts that chapters train on, or none.
-MEGA_CHUNKS = {"Mega": None, "Mega-chunk": 32}
+# The small models: what they change of Mega, and the width of their feed-forward layers. Chunks are
+# a quarter of the contexts that chapters train on.
+MEGA_SMALL: dict[str, tuple[dict[str, Any], int]] = {
+    "Mega": ({}, 107),
+    "Mega-chunk": ({"chunk_size": 32}, 107),
+    "Mega-chunk (no EMA)": ({"chunk_size": 32, "states": 0}, 139),
+    "Mega-chunk (S4D)": ({"chunk_size": 32, "average": "s4d"}, 122),
+}
 
 
 def retnet_paper(size: str, vocab_size: int = 32000) -> ModelConfig:
@@ -166,16 +173,17 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
     if architecture in rwkv_sizes.SMALL:
         return rwkv_sizes.small(architecture, vocab_size)
     d_model, n_heads = 64, 2  # heads of 32
-    if architecture in MEGA_CHUNKS:
-        chunk_size = MEGA_CHUNKS[architecture]
-        mega = MegaConfig(32, 104, position_bias="rotary", chunk_size=chunk_size)
-        return MegaModelConfig(vocab_size, d_model, n_layers=2, mixer=mega, ffn_dim=107)
+    if architecture in MEGA_SMALL:
+        changes, ffn_dim = MEGA_SMALL[architecture]
+        mega = replace(MegaConfig(32, 104, position_bias="rotary"), **changes)
+        return MegaModelConfig(vocab_size, d_model, n_layers=2, mixer=mega, ffn_dim=ffn_dim)
     choices = {
         "Transformer": (AttentionConfig(n_heads), 170),
         "Linear attention": (LinearAttentionConfig(n_heads), 170),
         "RetNet": (RetentionConfig(n_heads), 85),
         "Yan": (MCSDConfig(n_channels=4), 170),
         "Local attention": (AttentionConfig(n_heads, window=32), 170),
+        "Strided attention": (AttentionConfig(n_heads, stride=32), 170),
         "S4": (S4Config(), 126),
         "S4D": (S4DConfig(), 169),
         "DSS": (DSSConfig(), 190),
@@ -184,7 +192,7 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         "Mamba-2": (Mamba2Config(d_state=52, head_dim=32), 0),
     }
     if architecture not in choices:
-        names = ", ".join([*choices, *MEGA_CHUNKS, *rwkv_sizes.SMALL])
+        names = ", ".join([*choices, *MEGA_SMALL, *rwkv_sizes.SMALL])
         raise ValueError(f"architecture must be one of {names}, got {architecture!r}")
     mixer, ffn_dim = choices[architecture]
     ffn = "geglu" if architecture == "Yan" else "swiglu"  # as published; of the same size

@@ -89,6 +89,12 @@ def test_bad_configurations_are_named():
         AttentionConfig(4, n_kv_heads=3).build(32)
     with pytest.raises(ValueError, match="window must be at least 1 or None, got 0"):
         AttentionConfig(4, window=0).build(32)
+    with pytest.raises(ValueError, match="stride must be at least 1 or None, got 0"):
+        AttentionConfig(4, stride=0).build(32)
+    with pytest.raises(ValueError, match="window must be None where there is a stride"):
+        AttentionConfig(4, window=2, stride=2).build(32)
+    with pytest.raises(ValueError, match="must be even with a stride, got 4 and 1"):
+        AttentionConfig(4, n_kv_heads=1, stride=2).build(32)
 
 
 @torch.no_grad()

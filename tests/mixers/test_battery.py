@@ -37,6 +37,8 @@ CONFIGS = {
     "attention with xPos": AttentionConfig(n_heads=4, xpos_base=16.0),
     "local attention": AttentionConfig(n_heads=4, window=5),
     "local attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, window=1),
+    "strided attention": AttentionConfig(n_heads=4, stride=4),
+    "strided attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, stride=3),
     "linear attention": LinearAttentionConfig(n_heads=4),
     "LSTM": LSTMConfig(),
     "Mamba": MambaConfig(d_state=5),
@@ -84,6 +86,8 @@ CONFIGS = {
     ),
     "S5, clipped": S5Config(d_state=8, clip_poles=True, c_init="complex_normal"),
     "damped EMA": DampedEMAConfig(states=4),
+    "damped EMA, no average": DampedEMAConfig(states=0),
+    "S4D without its map": S4DConfig(d_state=6, output_map=False),
     "complex EMA": ComplexEMAConfig(states=4),
     "timestep norm": TimestepNormConfig(groups=3),
     "MCSD": MCSDConfig(n_channels=4),
@@ -99,6 +103,8 @@ CONFIGS = {
     "Mega, relu2, chunks": MegaConfig(
         z_dim=6, states=4, attention="relu2", chunk_size=5, norm="scalenorm"
     ),
+    "Mega, no average": MegaConfig(z_dim=6, states=0, chunk_size=4),
+    "Mega, S4D": MegaConfig(z_dim=6, states=6, average="s4d", chunk_size=5),
     "Megalodon": MegalodonConfig(12, 9, n_heads=3, states=4, chunk_size=4, norm_groups=3),
     "Megalodon, block": MegalodonConfig(
         z_dim=6, states=4, chunk_size=5, norm_groups=2, ffn_dim=20, swiglu=True

@@ -78,5 +78,5 @@ def test_initialisation_is_the_published_one():
 
 
 def test_errors_are_named():
-    with pytest.raises(ValueError, match="states must be at least 1, got 0"):
-        DampedEMAConfig(0).build(4)
+    with pytest.raises(ValueError, match="states must not be negative, got -1"):
+        DampedEMAConfig(-1).build(4)

@@ -87,6 +87,18 @@ def test_only_the_average_crosses_a_chunk():
     assert reach().tolist() == [False] * 4 + [True] * 2 + [False] * 2
 
 
+def test_without_an_average_nothing_crosses_a_chunk_and_with_s4d_everything():
+    def reach(**changes):
+        mixer = MegaConfig(8, 16, chunk_size=4, **changes).build(24)
+        mixer.reset_parameters(torch.Generator().manual_seed(0))
+        x = sequence(8, dtype=torch.float32).requires_grad_()
+        (gradient,) = torch.autograd.grad(mixer(x)[0][:, 5].square().sum(), x)
+        return (gradient.abs().sum((0, 2)) > 0).tolist()
+
+    assert reach(states=0) == [False] * 4 + [True] * 2 + [False] * 2
+    assert reach(states=4, average="s4d") == [True] * 6 + [False] * 2
+
+
 @torch.no_grad()
 def test_the_state_does_not_outgrow_a_chunk():
     config = MegaConfig(8, 16, 4, chunk_size=5)
@@ -147,6 +159,8 @@ def test_initialisation_is_the_published_one():
 
 
 def test_errors_are_named():
+    with pytest.raises(ValueError, match="average must be one of ema, s4d, got 's4'"):
+        MegaConfig(average="s4").build(24)
     with pytest.raises(ValueError, match="attention must be one of softmax, laplace, relu2"):
         MegaConfig(attention="relu").build(8)
     with pytest.raises(ValueError, match="position_bias must be one of simple, rotary"):

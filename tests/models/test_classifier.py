@@ -6,6 +6,7 @@ import torch
 from ntlib.experiments import Run, execute
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.lstm import LSTMConfig
+from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.s4d import S4DConfig
 from ntlib.models.classifier import Classifier, ClassifierConfig, Dropout
 from ntlib.tasks import Digits, ListOps
@@ -16,6 +17,8 @@ MIXERS = [
     LSTMConfig(),
     S4DConfig(d_state=8),
     S4DConfig(d_state=8, bidirectional=True),
+    MegaConfig(4, 8, 4, position_bias="rotary"),
+    MegaConfig(4, 8, 4, chunk_size=11, bidirectional=True),
 ]
 TOKENS = ClassifierConfig(10, 5, 16, 2, AttentionConfig(2), ffn_dim=24)
 NUMBERS = ClassifierConfig(10, None, 16, 2, S4DConfig(d_state=8), ffn_dim=0, channels=3)

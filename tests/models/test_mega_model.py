@@ -15,7 +15,7 @@ from tests.mixers.battery import close
 from tests.mixers.test_mega import config_of
 from tests.mixers.test_s4d import case
 
-SMALL = ("Mega", "Mega-chunk")
+SMALL = ("Mega", "Mega-chunk", "Mega-chunk (no EMA)", "Mega-chunk (S4D)")
 
 
 @pytest.mark.parametrize("name", golden_mega.CASES)

@@ -8,7 +8,18 @@ from ntlib.models import presets
 
 @pytest.mark.parametrize(
     "architecture",
-    ["Linear attention", "RetNet", "Local attention", "S4", "S4D", "DSS", "S5", "Mamba", "Mamba-2"],
+    [
+        "Linear attention",
+        "RetNet",
+        "Local attention",
+        "Strided attention",
+        "S4",
+        "S4D",
+        "DSS",
+        "S5",
+        "Mamba",
+        "Mamba-2",
+    ],
 )
 @pytest.mark.parametrize("vocab_size", [16, 256])
 def test_small_models_have_equal_parameters(architecture, vocab_size):
