@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntlib.mixers.mamba_init import draw_step_bias, draw_uniform
 from ntlib.mixers.mamba_step_kernel import mamba_step
 from ntlib.mixers.protocol import Mixer, check_input
-from ntlib.mixers.step_bias import draw_step_bias
 from ntlib.ops.compiled import array, step_serves
 from ntlib.ops.selective_scan import selective_scan
 from ntlib.ops.short_conv import short_conv, short_conv_step
@@ -77,13 +77,12 @@ class Mamba(Mixer):
 
     @torch.no_grad()
     def reset_parameters(self, generator=None, residual_scale=1.0):
-        # torch's defaults, which the released code keeps: uniform within 1 / sqrt(inputs)
         for layer in (self.in_proj, self.x_proj, self.out_proj):
-            _uniform(layer.weight, layer.in_features**-0.5, generator)
+            draw_uniform(layer.weight, layer.in_features, generator)
         for parameter in self.conv1d.parameters():
-            _uniform(parameter, self.config.d_conv**-0.5, generator)
+            draw_uniform(parameter, self.config.d_conv, generator)
         self.out_proj.weight.mul_(residual_scale)
-        _uniform(self.dt_proj.weight, self.dt_rank**-0.5, generator)
+        draw_uniform(self.dt_proj.weight, self.dt_rank, generator)
         c = self.config
         draw_step_bias(self.dt_proj.bias, (c.dt_min, c.dt_max), c.dt_init_floor, generator)
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
@@ -135,7 +134,3 @@ class Mamba(Mixer):
         """What depends on the token: Delta (..., d_inner), B and C (..., d_state)."""
         delta, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         return F.softplus(self.dt_proj(delta)), B, C
-
-
-def _uniform(parameter: Tensor, bound: float, generator) -> None:
-    nn.init.uniform_(parameter, -bound, bound, generator=generator)

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntlib.mixers.mamba2_step_kernel import mamba2_step
+from ntlib.mixers.mamba_init import draw_step_bias, draw_uniform
 from ntlib.mixers.protocol import Mixer, check_heads, check_input
 from ntlib.mixers.rwkv_step_kernel import arrays
-from ntlib.mixers.step_bias import draw_step_bias
 from ntlib.ops.compiled import step_serves
 from ntlib.ops.linear_attention import linear_attention, step
 from ntlib.ops.short_conv import short_conv, short_conv_step
@@ -98,14 +98,11 @@ class Mamba2(Mixer):
 
     @torch.no_grad()
     def reset_parameters(self, generator=None, residual_scale=1.0):
-        # torch's defaults, which the released code keeps: uniform within 1 / sqrt(inputs)
         for layer in (self.in_proj, self.out_proj):
-            bound = layer.in_features**-0.5
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            draw_uniform(layer.weight, layer.in_features, generator)
         self.out_proj.weight.mul_(residual_scale)
-        bound = self.config.d_conv**-0.5
         for parameter in self.conv1d.parameters():
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            draw_uniform(parameter, self.config.d_conv, generator)
         decays = torch.empty_like(self.A_log, dtype=torch.float64)
         decays.uniform_(self.config.a_min, self.config.a_max, generator=generator)
         self.A_log.copy_(decays.log())

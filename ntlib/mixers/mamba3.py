@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntlib.mixers.mamba_init import draw_step_bias, draw_uniform
 from ntlib.mixers.protocol import Mixer, check_heads, check_input, split_heads
-from ntlib.mixers.step_bias import draw_step_bias
 from ntlib.ops.linear_attention import linear_attention, step
 from ntlib.ops.rotary import rotate
 
@@ -98,10 +98,8 @@ class Mamba3(Mixer):
 
     @torch.no_grad()
     def reset_parameters(self, generator=None, residual_scale=1.0):
-        # torch's defaults, which the released code keeps: uniform within 1 / sqrt(inputs)
         for layer in (self.in_proj, self.out_proj):
-            bound = layer.in_features**-0.5
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            draw_uniform(layer.weight, layer.in_features, generator)
         self.out_proj.weight.mul_(residual_scale)
         c = self.config
         draw_step_bias(self.dt_bias, (c.dt_min, c.dt_max), c.dt_init_floor, generator)

@@ -12,7 +12,6 @@ official code: a fixed B or C is one vector for all channels, as a selected one 
 per channel.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntlib.mixers.mamba_init import draw_step_bias, draw_uniform
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.s4d import S4DConfig, S4DKernel
 from ntlib.ops.long_conv import long_conv
@@ -82,12 +82,9 @@ class SelectiveSystem(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator):
         for layer in filter(None, (self.x_proj, self.dt_proj)):
-            bound = layer.in_features**-0.5
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        span = math.log(self.config.dt_min), math.log(self.config.dt_max)
-        dt = torch.empty_like(self.dt_bias, dtype=torch.float64)
-        dt = dt.uniform_(*span, generator=generator).exp()
-        self.dt_bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of this is dt
+            draw_uniform(layer.weight, layer.in_features, generator)
+        bounds = self.config.dt_min, self.config.dt_max
+        draw_step_bias(self.dt_bias, bounds, self.config.dt_min, generator)
         if self.B is not None:
             self.B.fill_(1.0)  # as in S4D: B is 1 and C normal
         if self.C is not None:
@@ -158,11 +155,9 @@ class MambaVariant(Mixer):
     @torch.no_grad()
     def reset_parameters(self, generator=None, residual_scale=1.0):
         for layer in (self.in_proj, self.out_proj):
-            bound = layer.in_features**-0.5
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        bound = self.config.d_conv**-0.5
+            draw_uniform(layer.weight, layer.in_features, generator)
         for parameter in self.conv1d.parameters():
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            draw_uniform(parameter, self.config.d_conv, generator)
         self.out_proj.weight.mul_(residual_scale)
         self.system.reset_parameters(generator)
 

@@ -1,9 +1,16 @@
-"""Where the step sizes of Mamba, Mamba-2 and Mamba-3 start."""
+"""Where the weights of Mamba, Mamba-2 and Mamba-3 start."""
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def draw_uniform(weight: Tensor, inputs: int, generator: torch.Generator | None = None) -> None:
+    """Fills `weight` uniformly within 1 / sqrt(inputs): torch's default for linear maps and
+    convolutions, which the released code keeps."""
+    bound = inputs**-0.5
+    nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 def draw_step_bias(
