@@ -292,6 +292,9 @@ def state(name: str, directory: Path = results.DIRECTORY) -> tuple[str, list[str
     reasons = results.outdated(provenance)
     if reasons is None:
         return "unknown", ["made before records kept digests of their code"]
-    if name in RECORDS and RECORDS[name].definition() != provenance["runs"]:
-        reasons.append("its runs are defined otherwise now")
+    try:
+        if name in RECORDS and RECORDS[name].definition() != provenance["runs"]:
+            reasons.append("its runs are defined otherwise now")
+    except ValueError as error:  # the record that its rates come from is gone
+        reasons.append(str(error))
     return ("stale" if reasons else "fresh"), reasons
