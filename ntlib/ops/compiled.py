@@ -17,11 +17,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 
 import numba
 import numpy as np
 import torch
+from filelock import FileLock
 from numba import types
 from numba.extending import overload
 from torch import Tensor
@@ -102,13 +104,30 @@ def inlined(function: Callable) -> Callable:
 
 
 def cached(compiled):
-    """Make the cache on disk forget machine code when any file it was made from has changed.
+    """Make the cache on disk forget machine code when any file it was made from has changed, and
+    let one process at a time read or write it.
 
     numba itself looks at the function's own file only, so that a kernel would go on with old code
-    of a helper in another file, without a word.
+    of a helper in another file, without a word; and two processes that compile at the same time
+    could name each other's code in the index.
     """
-    compiled._cache._cache_file._source_stamp = SOURCES
+    file = compiled._cache._cache_file
+    file._source_stamp = SOURCES
+    file.load, file.save = _alone(file, file.load), _alone(file, file.save)
     return compiled
+
+
+def _alone(file, method: Callable) -> Callable:
+    def call(*arguments):
+        with _lock(Path(file._index_path).parent):
+            return method(*arguments)
+
+    return call
+
+
+@cache
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / "ntlib.lock")
 
 
 def array(x: Tensor) -> np.ndarray:

@@ -24,17 +24,24 @@ from ntlib.ops.compiled import cached, inlined
 LANES = 16
 
 
-def in_order(function):
+def in_order(tokens):
     """Compile without leave to reorder sums: near h + rest h must not become (near + rest) h."""
     flags = {"contract", "nsz"}
-    compiled = numba.njit(function, fastmath=flags, error_model="numpy", cache=True, nogil=True)
-    return cached(compiled)
+
+    def decorate(function):
+        # Machine code from the disk is linked by name: under one name for all numbers of tokens,
+        # code for eight could be called where one is there, and write beyond its rows.
+        function.__qualname__ = f"{function.__qualname__}_{tokens}"
+        compiled = numba.njit(function, fastmath=flags, error_model="numpy", cache=True, nogil=True)
+        return cached(compiled)
+
+    return decorate
 
 
 def complex_recurrence(tokens):
     """Parameters p: near, Re rest, Im rest, Re b, Im b, Re c, Im c; states h: Re, Im."""
 
-    @in_order
+    @in_order(tokens)
     def advance(p, h, xs, ys):
         """h moves by `tokens` tokens; ys gains Re(c . h) after each."""
         for n in range(h.shape[0]):
@@ -52,7 +59,7 @@ def complex_recurrence(tokens):
                     ys[j * LANES + w] += c_re * r - c_im * i
                 g[w], g[LANES + w] = r, i
 
-    @in_order
+    @in_order(tokens)
     def retreat(p, h, xs, dys, dh, dxs, dp, before):
         """From h before the tokens and dh after them: dh before them; dxs, dp gain theirs."""
         for n in range(h.shape[0]):
@@ -99,7 +106,7 @@ def complex_recurrence(tokens):
 def real_recurrence(tokens):
     """Parameters p: near, rest, b, c; states h: one part."""
 
-    @in_order
+    @in_order(tokens)
     def advance(p, h, xs, ys):
         """h moves by `tokens` tokens; ys gains c . h after each."""
         for n in range(h.shape[0]):
@@ -111,7 +118,7 @@ def real_recurrence(tokens):
                     ys[j * LANES + w] += c * s
                 g[w] = s
 
-    @in_order
+    @in_order(tokens)
     def retreat(p, h, xs, dys, dh, dxs, dp, before):
         """From h before the tokens and dh after them: dh before them; dxs, dp gain theirs."""
         for n in range(h.shape[0]):

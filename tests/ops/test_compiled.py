@@ -1,5 +1,6 @@
 """The kernels' exponential and their switch."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numba import prange
+from numba.core.dispatcher import Dispatcher
 
 from ntlib.ops import compiled, linear_attention_tiles
 from ntlib.ops.compiled import exp, kernel, kernels_serve, reference
@@ -93,3 +95,16 @@ def test_cached_machine_code_knows_all_its_sources(tmp_path, monkeypatch):
     assert compiled._sources() != compiled.SOURCES
     helper = linear_attention_tiles.add_product
     assert helper._cache._cache_file._source_stamp == compiled.SOURCES
+
+
+def test_machine_code_has_one_name_for_one_function():
+    """Code from the disk is linked by name; one name for two functions would call the wrong one."""
+    names = {}
+    for path in Path(compiled.__file__).parent.glob("*.py"):
+        module = importlib.import_module(f"ntlib.ops.{path.stem}")
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher):
+                source = function.py_func
+                names.setdefault((source.__module__, source.__qualname__), set()).add(function)
+    assert len(names) > 20
+    assert not {name for name, functions in names.items() if len(functions) > 1}
