@@ -46,7 +46,7 @@ def test_the_file_is_in_canonical_form(path):
 
 @each_chapter
 def test_the_file_is_small(path):
-    assert path.stat().st_size <= 1.5e6
+    assert path.stat().st_size <= 2e6  # a chapter with two moving figures has 1.8
     for number, cell in notebook.code_cells(notebook.read(path)):
         for output in cell.outputs:
             png = output.get("data", {}).get("image/png", "")
