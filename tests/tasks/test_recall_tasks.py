@@ -26,6 +26,10 @@ from ntlib.tasks.batch import Batch, shares_right
 from ntlib.tasks.corpus import load_corpus
 from ntlib.tasks.lookup import Order
 from ntlib.tasks.motif_recall import FUZZY_RECALL, IN_CONTEXT_RECALL, NOISY_RECALL
+from tests.tasks.sequences import (
+    check_seeded_and_well_formed,
+    draw,
+)
 
 TASKS = [
     NGramLookup(),
@@ -38,10 +42,6 @@ TASKS = [
 ]
 orders = st.sampled_from(get_args(Order))
 seeds = st.integers(0, 2**31)
-
-
-def draw(task, batch_size, seed):
-    return task.sample(batch_size, torch.Generator().manual_seed(seed))
 
 
 def whole(batch, row=0):
@@ -60,17 +60,9 @@ def test_drawn_examples_are_real(module, examples):
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 def test_batches_are_seeded_and_well_formed(task):
-    batch, again, other = draw(task, 5, 1), draw(task, 5, 1), draw(task, 5, 2)
-    assert torch.equal(batch.inputs, again.inputs)
-    assert torch.equal(batch.targets, again.targets)
-    assert not torch.equal(batch.inputs, other.inputs)
+    check_seeded_and_well_formed(task)
     assert torch.equal(task.held_out(4).inputs, task.held_out(4).inputs)
-    for tensor in batch:
-        assert tensor.shape == (5, task.length)
-        assert tensor.dtype == torch.int64
-    assert 0 <= batch.inputs.min() <= batch.inputs.max() < task.vocab_size
-    scored = batch.targets[batch.targets != IGNORED]
-    assert 0 <= scored.min() <= scored.max() < task.vocab_size
+    batch = draw(task, 5, 1)
     # scored tokens, but for the last, are what comes next
     following = batch.targets[:, :-1] != IGNORED
     assert torch.equal(batch.targets[:, :-1][following], batch.inputs[:, 1:][following])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ntlib.tasks import IGNORED, AssociativeRecall, Batch, Copying, InductionHeads, synthetic
 from ntlib.tasks.batch import accuracy
+from tests.tasks.sequences import check_seeded_and_well_formed, draw
 
 TASKS = [
     Copying(max_length=7),
@@ -19,10 +20,6 @@ seeds = st.integers(0, 2**31)
 batch_sizes = st.integers(1, 9)
 
 
-def draw(task, batch_size, seed):
-    return task.sample(batch_size, torch.Generator().manual_seed(seed))
-
-
 def test_drawn_examples_are_real():
     assert doctest.testmod(synthetic).failed == 0
     assert doctest.testmod(synthetic).attempted >= 9
@@ -30,17 +27,7 @@ def test_drawn_examples_are_real():
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 def test_batches_are_seeded_and_well_formed(task):
-    batch, again, other = draw(task, 5, 1), draw(task, 5, 1), draw(task, 5, 2)
-    assert torch.equal(batch.inputs, again.inputs)
-    assert torch.equal(batch.targets, again.targets)
-    assert not torch.equal(batch.inputs, other.inputs)
-    for tensor in batch:
-        assert tensor.shape == (5, task.length)
-        assert tensor.dtype == torch.int64
-    assert batch.inputs.min() >= 0
-    assert batch.inputs.max() < task.vocab_size
-    scored = batch.targets[batch.targets != IGNORED]
-    assert 0 <= scored.min() <= scored.max() < task.vocab_size
+    check_seeded_and_well_formed(task)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
