@@ -6,6 +6,8 @@ whole book. With a window it is local attention, with a stride it is strided att
 | q, k, v, o    | W^Q ... W^O, Attention Is All You Need (1706.03762), Sec. 3.2.2; no bias       |
 | n_kv_heads    | G, the groups of GQA (2305.13245); 1 is multi-query attention (1911.02150)     |
 | turns         | R_m of RoFormer (2104.09864), Eq. 34                                           |
+| absolute      | PE of 1706.03762, Sec. 3.5, with sines and cosines in turn; added in every     |
+|               | layer to what the maps read, where the paper adds it once, to the embedding    |
 | xpos_scales   | zeta^(n / 512) of xPos (2212.10554), Algorithm 1                               |
 | window        | w, the tokens that Longformer's sliding window (2004.05150, Sec. 3.1) attends  |
 |               | to, here all of them to the left, the present included                         |
@@ -41,6 +43,7 @@ class AttentionConfig:
     # beside the turns, scores fade with the distance (xPos, 2212.10554), each pair of channels at
     # its own rate per this many tokens; the paper's is 512; None: they do not fade
     xpos_base: float | None = None
+    absolute: bool = False  # sinusoids of the position instead of turns; rope_base must be None
     window: int | None = None  # tokens attended to, the present one included; None: all
     stride: int | None = None  # of strided attention, whose cache grows; heads must be even then
 
@@ -59,6 +62,8 @@ class Attention(Mixer):
         check_heads(self.n_heads, self.n_kv_heads, "n_kv_heads", "n_heads")
         if config.xpos_base is not None and config.rope_base is None:
             raise ValueError("xpos_base needs turns: rope_base must be a number, got None")
+        if config.absolute and config.rope_base is not None:
+            raise ValueError(f"rope_base must be None with absolute, got {config.rope_base}")
         for name, value in (("window", config.window), ("stride", config.stride)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 or None, got {value}")
@@ -127,6 +132,10 @@ class Attention(Mixer):
         return self.o(F.scaled_dot_product_attention(q, *filled(cache)).flatten(1)), cache
 
     def _project(self, x, start):
+        if self.config.absolute:
+            frequencies = rotary_frequencies(self.d_model, device=x.device)
+            waves = torch.view_as_real(rotary_turns(frequencies, start, x.shape[1]))
+            x = x + waves.flatten(1).to(x.dtype)
         q = split_heads(self.q(x), self.n_heads)
         k, v = (split_heads(part(x), self.n_kv_heads) for part in (self.k, self.v))
         if (base := self.config.rope_base) is not None:

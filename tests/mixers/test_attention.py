@@ -1,5 +1,7 @@
 """Attention against transformers' Llama on shared weights, and the cache's own promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -140,6 +142,22 @@ def test_xpos_is_torchscales():
     turns, scales = rotary_turns(rotary_frequencies(16), 0, 300), xpos_scales(16, 512.0, 0, 300)
     ours = rotate(q, turns * scales) @ rotate(k, turns / scales).mT
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_absolute_positions_are_those_of_the_transformer():
+    config = AttentionConfig(4, rope_base=None)
+    plain, absolute = config.build(16), replace(config, absolute=True).build(16)
+    absolute.load_state_dict(plain.state_dict())
+    n, i = torch.arange(9.0)[:, None], torch.arange(8)
+    angles = n / 10000 ** (2 * i / 16)
+    waves = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
+    x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(absolute(x)[0], plain(x + waves)[0])
+
+
+def test_absolute_positions_exclude_turns():
+    with pytest.raises(ValueError, match="rope_base must be None with absolute, got 10000"):
+        AttentionConfig(4, absolute=True).build(16)
 
 
 def test_xpos_needs_turns():

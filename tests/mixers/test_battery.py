@@ -35,6 +35,7 @@ CONFIGS = {
     "multi-query attention": AttentionConfig(n_heads=4, n_kv_heads=1),
     "attention without positions": AttentionConfig(n_heads=4, rope_base=None),
     "attention with xPos": AttentionConfig(n_heads=4, xpos_base=16.0),
+    "attention with absolute positions": AttentionConfig(n_heads=4, rope_base=None, absolute=True),
     "local attention": AttentionConfig(n_heads=4, window=5),
     "local attention, two heads of keys": AttentionConfig(n_heads=4, n_kv_heads=2, window=1),
     "strided attention": AttentionConfig(n_heads=4, stride=4),
