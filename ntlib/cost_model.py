@@ -8,37 +8,43 @@ weight and each number of state read once, and what changes written once.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from ntlib.mixer_costs import mixer_cost, sequence_norm_parameters
-from ntlib.models.language_model import ModelConfig
-from ntlib.models.mega import MegaModelConfig
+from ntlib.cost_kinds import MixerCost
+from ntlib.mixer_costs import mixer_cost
+from ntlib.mixers.protocol import MixerConfig
 
-Config = ModelConfig | MegaModelConfig
+
+class Config(Protocol):
+    """What a configuration says about its model beside its mixers."""
+
+    vocab_size: int
+    d_model: int
+    tied: bool  # one table for embedding and head
+    mixers: tuple[MixerConfig, ...]  # one for every layer
+    ffn_matrices: int  # numbers in the matrices of one feed-forward layer
+    block_vectors: int  # numbers in the norms and biases of one block, without those of its mixer
+    final_norm: int  # numbers in the norm before the head
 
 
 def parameters(config: Config, *, embeddings: bool = True) -> int:
     """Number of parameters of a model, counted without building it."""
     table = config.vocab_size * config.d_model * (1 if config.tied else 2)
-    blocks, last = _block_parameters(config) * config.n_layers, config.d_model
-    if isinstance(config, MegaModelConfig):
-        last = _mega_norm(config) if config.mixer.prenorm else 0
-    return blocks + last + (table if embeddings else 0)
+    return _block_parameters(config) + config.final_norm + (table if embeddings else 0)
 
 
 def state_bytes(config: Config, context: int, batch_size: int = 1, number_bytes: int = 4) -> int:
     """Bytes of state of all layers after `context` tokens."""
-    numbers = mixer_cost(config.mixer, config.d_model).state_numbers(context)
-    return batch_size * config.n_layers * numbers * number_bytes
+    numbers = sum(mixer.state_numbers(context) for mixer in _mixers(config))
+    return batch_size * numbers * number_bytes
 
 
 def prefill_flops(config: Config, length: int, batch_size: int = 1) -> int:
     """Operations of a forward pass over whole sequences; a training step takes three times as
     many."""
-    layer = mixer_cost(config.mixer, config.d_model).prefill_flops(
-        length
-    ) + 2 * length * _ffn_parameters(config)
-    head = 2 * length * config.d_model * config.vocab_size
-    return batch_size * (config.n_layers * layer + head)
+    mixing = sum(mixer.prefill_flops(length) for mixer in _mixers(config))
+    matrices = len(config.mixers) * config.ffn_matrices + config.d_model * config.vocab_size
+    return batch_size * (mixing + 2 * length * matrices)
 
 
 @dataclass(frozen=True)
@@ -64,35 +70,21 @@ def decode_step(
 ) -> StepCost:
     """Operations and bytes of one step after `context` tokens; `head=False` leaves out the output
     layer."""
-    mixer = mixer_cost(config.mixer, config.d_model)
-    head_numbers = config.d_model * config.vocab_size * head
-    flops = (
-        config.n_layers * (mixer.step_flops(context) + 2 * _ffn_parameters(config))
-        + 2 * head_numbers
-    )
-    traffic = config.n_layers * mixer.step_state_traffic(context)
-    weights = config.n_layers * _block_parameters(config) + head_numbers
+    mixers, head_numbers = _mixers(config), config.d_model * config.vocab_size * head
+    matrices = len(mixers) * config.ffn_matrices + head_numbers
+    flops = sum(mixer.step_flops(context) for mixer in mixers) + 2 * matrices
+    traffic = sum(mixer.step_state_traffic(context) for mixer in mixers)
+    weights = _block_parameters(config) + head_numbers
     return StepCost(batch_size * flops, weights * number_bytes, batch_size * traffic * number_bytes)
 
 
-def _ffn_parameters(config: Config) -> int:
-    """Numbers in the matrices of a feed-forward layer."""
-    plain = isinstance(config, MegaModelConfig) or config.ffn == "gelu"
-    return (2 if plain else 3) * config.d_model * config.ffn_dim
-
-
-def _mega_norm(config: MegaModelConfig) -> int:
-    return sequence_norm_parameters(config.mixer.norm, config.d_model)
+def _mixers(config: Config) -> list[MixerCost]:
+    """The cost of every layer's mixer."""
+    return [mixer_cost(mixer, config.d_model) for mixer in config.mixers]
 
 
 def _block_parameters(config: Config) -> int:
-    if isinstance(config, MegaModelConfig):  # biases, and the norm of the feed-forward layer
-        vectors = config.ffn_dim + config.d_model + _mega_norm(config)
-        return (
-            mixer_cost(config.mixer, config.d_model).parameters + _ffn_parameters(config) + vectors
-        )
-    return (
-        mixer_cost(config.mixer, config.d_model).parameters
-        + _ffn_parameters(config)
-        + config.d_model * (2 if config.ffn_dim else 1)  # norms
-    )
+    """Numbers in all blocks."""
+    mixers = _mixers(config)
+    others = config.ffn_matrices + config.block_vectors
+    return sum(mixer.parameters for mixer in mixers) + len(mixers) * others

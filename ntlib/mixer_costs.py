@@ -30,6 +30,7 @@ from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
 from ntlib.mixers.s5 import S5Config
+from ntlib.mixers.sequence_norm import sequence_norm_parameters
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.ops.linear_attention import DEFAULT_CHUNK_SIZE
 
@@ -195,11 +196,6 @@ def _mega(d_model: int, config: MegaConfig) -> ChunkedAttentionCost:
         recurrent=average,
         streams=not config.bidirectional,
     )
-
-
-def sequence_norm_parameters(kind: str, d_model: int) -> int:
-    """Numbers in one of ntlib.mixers.sequence_norm.NORMS."""
-    return {"scalenorm": 1, "rmsnorm": d_model}.get(kind, 2 * d_model)
 
 
 def _timestep_norm(d_model: int, config: TimestepNormConfig) -> StateCost:

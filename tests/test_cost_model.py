@@ -75,6 +75,7 @@ MIXERS = {
     "Megalodon": MegalodonConfig(8, 24, n_heads=2, states=3, chunk_size=16, norm_groups=4),
     "Megalodon, block": MegalodonConfig(8, states=3, norm_groups=4, ffn_dim=20, swiglu=True),
 }
+HYBRID = tuple(MIXERS[name] for name in ("Mamba", "local attention", "attention"))
 BIDIRECTIONAL = [
     S4DConfig(d_state=6, bidirectional=True),
     S4Config(d_state=6, l_max=16, bidirectional=True),
@@ -91,7 +92,7 @@ def config_of(mixer):
     return ModelConfig(61, 32, 3, mixer, ffn_dim=40)
 
 
-@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
+@pytest.mark.parametrize("mixer", [*MIXERS.values(), HYBRID], ids=[*MIXERS, "hybrid"])
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"ffn": "gelu"}, {"ffn_dim": 0}], ids=str)
 def test_parameters_are_those_of_the_model(mixer, changes):
     config = replace(config_of(mixer), **changes)
@@ -102,7 +103,7 @@ def test_parameters_are_those_of_the_model(mixer, changes):
     )
 
 
-@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
+@pytest.mark.parametrize("mixer", [*MIXERS.values(), HYBRID], ids=[*MIXERS, "hybrid"])
 def test_state_bytes_are_those_of_the_tensors(mixer):
     config = config_of(mixer)
     states = LanguageModel(config).init_states(5, capacity=70)
@@ -205,6 +206,17 @@ def test_attention_reads_a_cache_that_grows():
     assert bytes_at[1] == 2 * bytes_at[0]
     grouped = config_of(MIXERS["grouped-query"])
     assert 2 * cost_model.decode_step(grouped, 99).state_bytes == bytes_at[0]
+
+
+def test_a_hybrid_costs_what_its_layers_cost():
+    hybrid = ModelConfig(61, 32, 3, HYBRID, ffn_dim=40)
+    alone = [replace(hybrid, n_layers=1, mixer=mixer) for mixer in HYBRID]
+    head = 2 * 32 * 61
+    parts = sum(cost_model.prefill_flops(config, 48) - 48 * head for config in alone)
+    assert cost_model.prefill_flops(hybrid, 48) == parts + 48 * head
+    step, *steps = (cost_model.decode_step(c, 9, head=False) for c in (hybrid, *alone))
+    for cost in ("flops", "weight_bytes", "state_bytes"):
+        assert getattr(step, cost) == sum(getattr(part, cost) for part in steps)
 
 
 @pytest.mark.parametrize(("size", "billions"), [("1.3B", 1.208), ("2.7B", 2.517), ("6.7B", 6.442)])

@@ -8,6 +8,11 @@ NORMS = ("layernorm", "scalenorm", "rmsnorm", "batchnorm")
 EPS = 1e-5
 
 
+def sequence_norm_parameters(kind: str, d_model: int) -> int:
+    """Numbers that a norm learns."""
+    return {"scalenorm": 1, "rmsnorm": d_model}.get(kind, 2 * d_model)
+
+
 class ScaleNorm(nn.Module):
     """x / rms(x) times one learned number (1910.05895 divides by the norm instead of the rms)."""
 

@@ -26,7 +26,8 @@ class ModelConfig:
     vocab_size: int  # 256 for bytes
     d_model: int  # width of the residual stream
     n_layers: int  # blocks, each one mixer and one feed-forward layer, if there is one
-    mixer: MixerConfig  # what moves information along the sequence
+    # what moves information along the sequence: one for all layers or, in a hybrid, one for each
+    mixer: MixerConfig | tuple[MixerConfig, ...]
     # hidden width of the feed-forward layer; 8/3 d_model costs as much as a plain one of 4 d_model;
     # 0: no such layer, as in Mamba
     ffn_dim: int
@@ -37,6 +38,33 @@ class ModelConfig:
         False  # share embedding and head, where the vocabulary would dominate a small model
     )
     norm_eps: float = 1e-6  # of every RMSNorm
+
+    def __post_init__(self):
+        if isinstance(self.mixer, tuple) and len(self.mixer) != self.n_layers:
+            raise ValueError(
+                f"mixer must be one for all or one for each of the n_layers = {self.n_layers} "
+                f"layers, got {len(self.mixer)}"
+            )
+
+    @property
+    def mixers(self) -> tuple[MixerConfig, ...]:
+        """The mixer of every layer."""
+        return self.mixer if isinstance(self.mixer, tuple) else (self.mixer,) * self.n_layers
+
+    @property
+    def ffn_matrices(self) -> int:
+        """Numbers in the matrices of one feed-forward layer."""
+        return (2 if self.ffn == "gelu" else 3) * self.d_model * self.ffn_dim
+
+    @property
+    def block_vectors(self) -> int:
+        """Numbers in the norms of one block."""
+        return (2 if self.ffn_dim else 1) * self.d_model
+
+    @property
+    def final_norm(self) -> int:
+        """Numbers in the norm before the head."""
+        return self.d_model
 
     def build(self, generator: torch.Generator | None = None) -> "LanguageModel":
         """The model with initial weights from `generator`."""
@@ -67,10 +95,10 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One residual block."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, mixer: MixerConfig):
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.mixer = config.mixer.build(config.d_model)
+        self.mixer = mixer.build(config.d_model)
         self.ffn = None
         if config.ffn_dim:
             self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
@@ -98,7 +126,7 @@ class LanguageModel(Stack):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.mixers)
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ntlib.mixers.mega import MegaConfig, MegaState
 from ntlib.mixers.position_bias import INIT_STD
-from ntlib.mixers.sequence_norm import SequenceNorm
+from ntlib.mixers.sequence_norm import SequenceNorm, sequence_norm_parameters
 from ntlib.models.stack import Stack
 
 
@@ -42,6 +42,29 @@ class MegaModelConfig:
     mixer: MegaConfig  # causal; its norm and its place (prenorm) are those of the whole model
     ffn_dim: int  # hidden width of the feed-forward layer; in the paper that of the values
     tied: bool = False  # share embedding and head, as in the paper's enwik8 model
+
+    @property
+    def mixers(self) -> tuple[MegaConfig, ...]:
+        """The mixer of every layer."""
+        return (self.mixer,) * self.n_layers
+
+    @property
+    def ffn_matrices(self) -> int:
+        """Numbers in the matrices of one feed-forward layer."""
+        return 2 * self.d_model * self.ffn_dim
+
+    @property
+    def block_vectors(self) -> int:
+        """Numbers in the biases and the norm of one feed-forward layer."""
+        norm = sequence_norm_parameters(self.mixer.norm, self.d_model)
+        return self.ffn_dim + self.d_model + norm
+
+    @property
+    def final_norm(self) -> int:
+        """Numbers in the norm before the head, where there is one."""
+        if not self.mixer.prenorm:
+            return 0
+        return sequence_norm_parameters(self.mixer.norm, self.d_model)
 
     def build(self, generator: torch.Generator | None = None) -> "MegaModel":
         """The model with initial weights from `generator`."""

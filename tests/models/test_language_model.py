@@ -8,12 +8,14 @@ import torch
 
 from ntlib.mixers.attention import AttentionConfig
 from ntlib.mixers.linear_attention import LinearAttentionConfig
+from ntlib.mixers.mamba import MambaConfig
 from ntlib.mixers.retention import RetentionConfig
 from ntlib.models.language_model import LanguageModel, ModelConfig, count_parameters
 from ntlib.models.torchscale import load_torchscale
 from tests.torchscale_peer import import_torchscale
 
 MIXERS = [AttentionConfig(2), LinearAttentionConfig(2), RetentionConfig(2, chunk_size=4)]
+HYBRID = (MambaConfig(d_state=4), AttentionConfig(2))
 
 
 def model_of(mixer, **changes):
@@ -25,7 +27,7 @@ def tokens(*shape):
     return torch.randint(31, shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("mixer", MIXERS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("mixer", [*MIXERS, HYBRID], ids=lambda m: type(m).__name__)
 @pytest.mark.parametrize("ffn_dim", [24, 0])
 @torch.no_grad()
 def test_prefill_and_steps_continue_each_other(mixer, ffn_dim):
@@ -36,6 +38,17 @@ def test_prefill_and_steps_continue_each_other(mixer, ffn_dim):
     for t in range(5, 12):
         logits, states = model.step(text[:, t], states)
         assert torch.allclose(logits, whole[:, t])
+    resumed, _ = model(text[:, 5:], model(text[:, :5])[1])
+    assert torch.allclose(resumed, whole[:, 5:])
+
+
+def test_every_layer_of_a_hybrid_has_its_own_mixer():
+    hybrid = model_of(HYBRID)
+    assert [block.mixer.config for block in hybrid.blocks] == list(HYBRID)
+    named = model_of((MIXERS[2],) * 2).state_dict()
+    assert all(torch.equal(w, named[name]) for name, w in model_of(MIXERS[2]).state_dict().items())
+    with pytest.raises(ValueError, match="one for each of the n_layers = 3 layers, got 2"):
+        model_of(HYBRID, n_layers=3)
 
 
 def test_a_seed_fixes_the_weights_whatever_the_global_state():
