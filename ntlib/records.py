@@ -150,17 +150,16 @@ def _tuned(
 
 
 def _far() -> Record:
-    """Induction heads at the best rate of each architecture, tested up to 2^20 tokens."""
+    """Induction heads, see selection.far_runs, tested up to 2^20 tokens."""
     seeds, lengths = load_profile("book").seeds, load_profile("book").far_lengths
 
     def runs() -> list[Run]:
         rates = experiments.best_rates(results.load("tuning-induction")[0])
-        single = [selection.induction_run(n, rates[n], steps=800) for n in selection.INDUCTION]
-        return experiments.grid(single, seeds=seeds)
+        return experiments.grid(selection.far_runs(rates, steps=1500), seeds=seeds)
 
     def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
         experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
-        return selection.far(runs(), lengths, 2**19, checkpoints, least=4)
+        return selection.far(runs(), lengths, 2**20, checkpoints, least=4)
 
     code = ("ntlib/experiments.py", "ntlib/selection.py")
     return Record("book", seeds, selection.FAR_COLUMNS, runs, measure, code)

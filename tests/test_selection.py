@@ -69,6 +69,16 @@ def test_far_gives_a_row_per_run_and_length(tmp_path):
     assert rows.accuracy.between(0, 1).all()
 
 
+def test_far_runs_are_the_tuned_ones_and_mamba_at_other_rates_and_with_decay():
+    runs = selection.far_runs(dict.fromkeys(selection.INDUCTION, 8e-3), steps=7)
+    assert [run.architecture for run in runs[: len(selection.INDUCTION)]] == [*selection.INDUCTION]
+    assert {run.train.steps for run in runs} == {7}
+    mambas = [run for run in runs if run.architecture == "Mamba"]
+    assert sorted(run.train.lr for run in mambas) == sorted(selection.FAR_RATES)
+    decays = {run.architecture: run.train.weight_decay for run in runs}
+    assert decays.pop(selection.DECAYED) == 0.1 and set(decays.values()) == {0.0}
+
+
 def test_batches_of_several_lengths():
     task = InductionHeads(16, 64, shortest=16)
     generator = torch.Generator().manual_seed(0)
