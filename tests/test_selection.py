@@ -76,7 +76,8 @@ def test_far_runs_are_the_tuned_ones_and_mamba_at_other_rates_and_with_decay():
     mambas = [run for run in runs if run.architecture == "Mamba"]
     assert sorted(run.train.lr for run in mambas) == sorted(selection.FAR_RATES)
     decays = {run.architecture: run.train.weight_decay for run in runs}
-    assert decays.pop(selection.DECAYED) == 0.1 and set(decays.values()) == {0.0}
+    assert decays.pop(selection.DECAYED) == 0.1
+    assert set(decays.values()) == {0.0}
 
 
 def test_batches_of_several_lengths():
