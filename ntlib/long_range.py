@@ -23,7 +23,7 @@ from ntlib.mixers.protocol import MixerConfig
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
 from ntlib.mixers.s5 import S5Config
-from ntlib.mixers.state_space import StateSpaceMixer, resample
+from ntlib.mixers.state_space import resample, sampled_systems
 from ntlib.models.classifier import ClassifierConfig
 from ntlib.models.language_model import ModelConfig
 from ntlib.models.mega import MegaModelConfig
@@ -151,7 +151,7 @@ def resampled(runs: Sequence[Run], checkpoints: Path, count: int = 256) -> pd.Da
         model = experiments.trained(run, checkpoints)
         scores = {"as trained": evaluate(model, task.held_out(count))}
         scores["half"] = evaluate(model, half.held_out(count))
-        if any(isinstance(module, StateSpaceMixer) for module in model.modules()):
+        if sampled_systems(model):
             resample(model, 2)
             scores["half, step doubled"] = evaluate(model, half.held_out(count))
         for tested, score in scores.items():

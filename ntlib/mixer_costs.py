@@ -3,6 +3,8 @@
 ntlib.cost_kinds says what is counted.
 """
 
+from dataclasses import replace
+
 from ntlib.cost_kinds import (
     AttentionCost,
     ChunkedAttentionCost,
@@ -29,6 +31,7 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s4d_average import S4DAverageConfig
 from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.sequence_norm import sequence_norm_parameters
 from ntlib.mixers.timestep_norm import TimestepNormConfig
@@ -75,6 +78,8 @@ def mixer_cost(config: MixerConfig, d_model: int) -> MixerCost:
             return _rwkv7(d_model, config)
         case S4DConfig():
             return _s4d(d_model, config)
+        case S4DAverageConfig():
+            return _s4d_system(d_model, config.system())
         case S4Config():
             return _s4(d_model, config)
         case DSSConfig():
@@ -145,14 +150,18 @@ def _rwkv7(d_model: int, config: RWKV7Config) -> StateCost:
 
 
 def _s4d(d_model: int, config: S4DConfig) -> StateCost:
+    system = _s4d_system(d_model, config)
+    return replace(system, projections=2 * d_model**2, vectors=system.vectors + 2 * d_model)
+
+
+def _s4d_system(d_model: int, config: S4DConfig) -> StateCost:
+    """The systems and their skips, without the map of the outputs."""
     pairs = d_model * config.d_state // 2  # complex numbers of state
-    mapped = d_model if config.output_map else 0
     learned_b = config.learn_b or config.init == "legs"
     directions = 1 + config.bidirectional
-    vectors = 2 * pairs * (1 + directions + learned_b) + 2 * d_model + 2 * mapped  # D, dt; bias
     return StateCost(
-        projections=2 * d_model * mapped,
-        vectors=vectors,
+        projections=0,
+        vectors=2 * pairs * (1 + directions + learned_b) + 2 * d_model,  # D, dt
         state=2 * pairs * (2 - directions),
         # a h + b x and Re(c h): 6 + 4 and 4 real operations per complex number
         recurrence=14 * pairs * directions,

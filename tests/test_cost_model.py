@@ -26,6 +26,7 @@ from ntlib.mixers.rwkv6 import RWKV6Config
 from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s4d_average import S4DAverageConfig
 from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from ntlib.models import presets
@@ -71,13 +72,14 @@ MIXERS = {
     "Mega-chunk": MegaConfig(8, 24, 3, "laplace", "rotary", chunk_size=16, norm="scalenorm"),
     "Mega, no average": MegaConfig(8, 24, states=0, chunk_size=16, norm="rmsnorm"),
     "Mega, S4D": MegaConfig(8, 24, states=6, chunk_size=16, average="s4d"),
-    "S4D without its map": S4DConfig(d_state=6, output_map=False),
+    "S4D as an average": S4DAverageConfig(states=6),
     "Megalodon": MegalodonConfig(8, 24, n_heads=2, states=3, chunk_size=16, norm_groups=4),
     "Megalodon, block": MegalodonConfig(8, states=3, norm_groups=4, ffn_dim=20, swiglu=True),
 }
 HYBRID = tuple(MIXERS[name] for name in ("Mamba", "local attention", "attention"))
 BIDIRECTIONAL = [
     S4DConfig(d_state=6, bidirectional=True),
+    S4DAverageConfig(states=6, bidirectional=True),
     S4Config(d_state=6, l_max=16, bidirectional=True),
     S5Config(d_state=6, bidirectional=True),
     DampedEMAConfig(states=3, bidirectional=True),

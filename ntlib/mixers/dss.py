@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import check_input
-from ntlib.mixers.state_space import StateSpaceMixer, SystemParameters
+from ntlib.mixers.state_space import SampledSystem, StateSpaceMixer
 from ntlib.ops.hippo import diagonal_poles
 from ntlib.ops.long_conv import fft_conv, long_conv
 from ntlib.ops.state_space import powers, real_product
@@ -61,7 +61,7 @@ class DSSState(NamedTuple):
     position: int  # tokens read
 
 
-class DSSKernel(SystemParameters):
+class DSSKernel(SampledSystem):
     """The systems' parameters, float32 at least, and the length that the softmax runs over."""
 
     def __init__(self, d_model: int, config: DSSConfig):
@@ -116,7 +116,7 @@ class DSS(StateSpaceMixer):
     """State: DSSState, of constant size."""
 
     def __init__(self, d_model: int, config: DSSConfig):
-        super().__init__(d_model, bidirectional=False)
+        super().__init__(d_model)
         self.config = config
         if config.d_state < 2 or config.d_state % 2:
             raise ValueError(f"d_state must be even and at least 2, got {config.d_state}")

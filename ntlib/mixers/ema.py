@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ntlib.mixers.protocol import Mixer, check_input
-from ntlib.mixers.state_space import SystemParameters
+from ntlib.mixers.state_space import SystemParameters, refuse_a_state
 from ntlib.ops.long_conv import long_conv, step, two_sided
 
 
@@ -77,7 +77,7 @@ class DampedEMA(SystemParameters, Mixer):
         return log_a.exp(), b, c
 
     def init_state(self, batch_size, capacity=0):
-        self._refuse_a_state()
+        refuse_a_state(self.config.bidirectional)
         return self.gamma.new_zeros(batch_size, *self.gamma.shape)
 
     def forward(self, x, state=None, form: str | None = None):
@@ -88,7 +88,7 @@ class DampedEMA(SystemParameters, Mixer):
             y, state = long_conv(x, *system, state=state, form=form)
             return self._read_out(x, y), state
         if state is not None:
-            self._refuse_a_state()
+            refuse_a_state(self.config.bidirectional)
         halves = zip(*(part.chunk(2) for part in system), strict=True)
         left, right = (
             lambda part, half=half: long_conv(part, *half, form=form)[0] for half in halves
@@ -96,14 +96,10 @@ class DampedEMA(SystemParameters, Mixer):
         return self._read_out(x, two_sided(x, left, right, first_lag=0)), None
 
     def step(self, x_t, state):
-        self._refuse_a_state()
+        refuse_a_state(self.config.bidirectional)
         check_input(x_t, self.d_model, ("batch", "d_model"))
         y, state = step(x_t, *self.kept_system(), state)
         return self._read_out(x_t, y), state
 
     def _read_out(self, x, y):
         return F.silu(torch.addcmul(y.to(x.dtype), x, self.omega.to(x.dtype)))
-
-    def _refuse_a_state(self):
-        if self.config.bidirectional:
-            raise ValueError("a bidirectional layer needs the whole sequence: it has no state")

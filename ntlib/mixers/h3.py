@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.s4d import S4DConfig, S4DKernel
-from ntlib.ops.long_conv import long_conv
 from ntlib.ops.short_conv import short_conv
 
 
@@ -69,10 +68,10 @@ class H3(Mixer):
         self.D.normal_(generator=generator)
 
     def init_state(self, batch_size, capacity=0):
-        weight, C = self.in_proj.weight, self.kernel.C
+        weight = self.in_proj.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
         conv = weight.new_zeros(batch_size, self.config.d_conv - 1, self.d_model, dtype=dtype)
-        return H3State(conv, C.new_zeros(batch_size, *C.shape[:2], dtype=C.dtype.to_complex()))
+        return H3State(conv, self.kernel.init_state(batch_size))
 
     def forward(self, x, state=None):
         check_input(x, self.d_model)
@@ -80,7 +79,7 @@ class H3(Mixer):
         q, k, v = self.in_proj(x).chunk(3, dim=-1)
         k, conv = short_conv(k, self.conv1d.weight.squeeze(1), self.conv1d.bias, state=conv)
         written = k * v
-        y, system = long_conv(written, *self.kernel.continuous_to_discrete(), state=system)
+        y, system = self.kernel(written, system)
         y = q * torch.addcmul(y, written, self.D)
         return self.out_proj(y), H3State(conv, system)
 

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from ntlib.mixers.mamba_init import draw_step_bias, draw_uniform
 from ntlib.mixers.protocol import Mixer, check_input
 from ntlib.mixers.s4d import S4DConfig, S4DKernel
-from ntlib.ops.long_conv import long_conv
 from ntlib.ops.selective_scan import selective_scan
 from ntlib.ops.short_conv import short_conv
 
@@ -125,11 +124,10 @@ class FilterSystem(nn.Module):
         nn.init.ones_(self.D)
 
     def init_state(self, batch_size: int) -> Tensor:
-        C = self.kernel.C
-        return C.new_zeros(batch_size, *C.shape[:2], dtype=C.dtype.to_complex())
+        return self.kernel.init_state(batch_size)
 
     def forward(self, x: Tensor, gate: Tensor | None, state: Tensor | None):
-        y, state = long_conv(x, *self.kernel.continuous_to_discrete(), state=state)
+        y, state = self.kernel(x, state)
         y = torch.addcmul(y, x, self.D)
         return (y if gate is None else y * F.silu(gate)), state
 

@@ -46,7 +46,7 @@ from ntlib.mixers.ema import DampedEMAConfig
 from ntlib.mixers.kv_cache import KVCache
 from ntlib.mixers.position_bias import INIT_STD, RotaryBias, SimpleBias
 from ntlib.mixers.protocol import Mixer, check_input
-from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s4d_average import S4DAverageConfig
 from ntlib.mixers.sequence_norm import SequenceNorm
 
 LAPLACE_MEAN, LAPLACE_DEVIATION = math.sqrt(1 / 2), math.sqrt(1 / (4 * math.pi))
@@ -84,18 +84,15 @@ class MegaConfig:
     norm: str = "layernorm"  # or "scalenorm", "rmsnorm", "batchnorm"
     prenorm: bool = True  # False: y is normalised instead of x
     bidirectional: bool = False  # for encoders; no state then
-    # "ema", or "s4d": in its place a complex system with as many real numbers of state, the
-    # ablation of S4's authors (configs/experiment/mega/lra-image of their repository)
-    average: str = "ema"
+    average: str = "ema"  # or "s4d", the ablation of S4's authors (ntlib.mixers.s4d_average)
 
     def build(self, d_model: int) -> "Mega":
         return Mega(d_model, self)
 
-    def average_config(self) -> DampedEMAConfig | S4DConfig:
+    def average_config(self) -> DampedEMAConfig | S4DAverageConfig:
         """The configuration of what averages."""
-        if self.average == "s4d":
-            return S4DConfig(self.states, bidirectional=self.bidirectional, output_map=False)
-        return DampedEMAConfig(self.states, self.bidirectional)
+        average = S4DAverageConfig if self.average == "s4d" else DampedEMAConfig
+        return average(self.states, self.bidirectional)
 
 
 class MegaState(NamedTuple):

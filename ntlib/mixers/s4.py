@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import check_input
-from ntlib.mixers.state_space import StateSpaceMixer, SystemParameters
+from ntlib.mixers.state_space import SampledSystem, StateSpaceMixer, refuse_a_state
 from ntlib.ops.dplr import (
     c_from_c_tilde,
     c_tilde_from_c,
@@ -60,7 +60,7 @@ class S4Config:
         return S4(d_model, self)
 
 
-class S4Kernel(SystemParameters):
+class S4Kernel(SampledSystem):
     """The systems' parameters, float32 at least, and the length that C belongs to."""
 
     def __init__(self, d_model: int, config: S4Config):
@@ -151,7 +151,7 @@ class S4(StateSpaceMixer):
     """State: h (batch, d_model, d_state / 2), complex64, of constant size."""
 
     def __init__(self, d_model: int, config: S4Config):
-        super().__init__(d_model, config.bidirectional)
+        super().__init__(d_model)
         self.config = config
         self.kernel = S4Kernel(d_model, config)
 
@@ -165,16 +165,16 @@ class S4(StateSpaceMixer):
             self.kernel.set_c(self.kernel.c(), length)
 
     def init_state(self, batch_size, capacity=0):
-        self.refuse_a_state()
+        refuse_a_state(self.config.bidirectional)
         C = self.kernel.C
         return C.new_zeros(batch_size, *C.shape[-3:-1], dtype=C.dtype.to_complex())
 
     def forward(self, x, state=None):
         check_input(x, self.d_model)
         if state is not None:
-            self.refuse_a_state()
+            refuse_a_state(self.config.bidirectional)
         kernels, from_state = self.kernel(x.shape[1], state)
-        if self.bidirectional:
+        if self.config.bidirectional:
             left, right = (lambda part, k=k: fft_conv(part, k) for k in kernels)
             return self.read_out(x, two_sided(x, left, right, first_lag=1)), None
         u = x.to(kernels.dtype)
@@ -187,7 +187,7 @@ class S4(StateSpaceMixer):
         return self.read_out(x, y.to(x.dtype)), state
 
     def step(self, x_t, state):
-        self.refuse_a_state()
+        refuse_a_state(self.config.bidirectional)
         check_input(x_t, self.d_model, ("batch", "d_model"))
         *system, c = self.kernel.kept_system()
         state = dplr_step(tuple(system), x_t.to(state.real.dtype), state)

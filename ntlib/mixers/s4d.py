@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import check_input
-from ntlib.mixers.state_space import StateSpaceMixer, SystemParameters
+from ntlib.mixers.state_space import SampledSystem, StateSpaceMixer, refuse_a_state
 from ntlib.ops.hippo import diagonal_poles, normal_plus_low_rank
 from ntlib.ops.long_conv import long_conv, step, two_sided
 from ntlib.ops.state_space import discretise_diagonal
@@ -44,18 +44,23 @@ class S4DConfig:
     dt_max: float = 0.1  # ... to 1 / dt_min; the longest should cover the task's length
     learn_b: bool = False  # the product B C is all that counts, but training moves both
     bidirectional: bool = False  # a second C reads the sequence from the right; no state then
-    output_map: bool = True  # False: y = silu(SSM(x) + D x), as Mega's average, without GLU and W
 
     def build(self, d_model: int) -> "S4D":
         return S4D(d_model, self)
 
 
-class S4DKernel(SystemParameters):
-    """The systems' parameters, float32 at least."""
+class S4DKernel(SampledSystem):
+    """SSM(x), a system per channel with nothing around it; parameters in float32 at least."""
 
     def __init__(self, d_model: int, config: S4DConfig):
         super().__init__()
         self.config, half = config, config.d_state // 2
+        if config.d_state < 2 or config.d_state % 2:
+            raise ValueError(f"d_state must be even and at least 2, got {config.d_state}")
+        if config.discretisation not in ("zoh", "bilinear"):
+            raise ValueError(
+                f"discretisation must be 'zoh' or 'bilinear', got {config.discretisation!r}"
+            )
         diagonal_poles(config.init, config.d_state)  # refuses what does not exist right here
         self.log_dt = nn.Parameter(torch.empty(d_model))
         self.log_A_real = nn.Parameter(torch.empty(d_model, half))
@@ -94,19 +99,40 @@ class S4DKernel(SystemParameters):
         log_a, b, c = self.continuous_to_discrete()
         return log_a.exp(), b, c
 
+    def init_state(self, batch_size: int) -> Tensor:
+        """h, (batch, channels, d_state / 2); raises ValueError if there is none."""
+        refuse_a_state(self.config.bidirectional)
+        C = self.C
+        return C.new_zeros(batch_size, *C.shape[-3:-1], dtype=C.dtype.to_complex())
+
+    def forward(
+        self, x: Tensor, state: Tensor | None = None, form: str | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """SSM(x), (batch, length, channels), and the state, if there is one."""
+        log_a, b, c = self.continuous_to_discrete()
+        if not self.config.bidirectional:
+            return long_conv(x, log_a, b, c, state=state, form=form)
+        if state is not None:
+            refuse_a_state(bidirectional=True)
+        left, right = (
+            lambda part, weights=weights: long_conv(part, log_a, b, weights, form=form)[0]
+            for weights in c
+        )
+        return two_sided(x, left, right, first_lag=1), None
+
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token; see forward."""
+        refuse_a_state(self.config.bidirectional)
+        y, state = step(x_t, *self.kept_system(), state)
+        return y.to(x_t.dtype), state
+
 
 class S4D(StateSpaceMixer):
     """State: h (batch, d_model, d_state / 2), complex64, of constant size."""
 
     def __init__(self, d_model: int, config: S4DConfig):
-        super().__init__(d_model, config.bidirectional, config.output_map)
+        super().__init__(d_model)
         self.config = config
-        if config.d_state < 2 or config.d_state % 2:
-            raise ValueError(f"d_state must be even and at least 2, got {config.d_state}")
-        if config.discretisation not in ("zoh", "bilinear"):
-            raise ValueError(
-                f"discretisation must be 'zoh' or 'bilinear', got {config.discretisation!r}"
-            )
         self.kernel = S4DKernel(d_model, config)
 
     def reset_parameters(self, generator=None, residual_scale=1.0):
@@ -114,27 +140,15 @@ class S4D(StateSpaceMixer):
         self.reset_read_out(generator, residual_scale)
 
     def init_state(self, batch_size, capacity=0):
-        self.refuse_a_state()
-        C = self.kernel.C
-        return C.new_zeros(batch_size, *C.shape[-3:-1], dtype=C.dtype.to_complex())
+        return self.kernel.init_state(batch_size)
 
     def forward(self, x, state=None, form: str | None = None):
         """See Mixer.forward; `form` forces one of long_conv's forms."""
         check_input(x, self.d_model)
-        log_a, b, c = self.kernel.continuous_to_discrete()
-        if not self.bidirectional:
-            y, state = long_conv(x, log_a, b, c, state=state, form=form)
-            return self.read_out(x, y), state
-        if state is not None:
-            self.refuse_a_state()
-        left, right = (
-            lambda part, weights=weights: long_conv(part, log_a, b, weights, form=form)[0]
-            for weights in c
-        )
-        return self.read_out(x, two_sided(x, left, right, first_lag=1)), None
+        y, state = self.kernel(x, state, form)
+        return self.read_out(x, y), state
 
     def step(self, x_t, state):
-        self.refuse_a_state()
         check_input(x_t, self.d_model, ("batch", "d_model"))
-        y, state = step(x_t, *self.kernel.kept_system(), state)
-        return self.read_out(x_t, y.to(x_t.dtype)), state
+        y, state = self.kernel.step(x_t, state)
+        return self.read_out(x_t, y), state

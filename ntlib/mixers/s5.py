@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntlib.mixers.protocol import check_input
-from ntlib.mixers.state_space import StateSpaceMixer, SystemParameters
+from ntlib.mixers.state_space import SampledSystem, StateSpaceMixer, refuse_a_state
 from ntlib.ops.hippo import normal_plus_low_rank
 from ntlib.ops.long_conv import two_sided
 from ntlib.ops.scan import scan
@@ -63,7 +63,7 @@ class S5Config:
         return S5(d_model, self)
 
 
-class S5System(SystemParameters):
+class S5System(SampledSystem):
     """The system's parameters, float32 at least."""
 
     def __init__(self, d_model: int, config: S5Config):
@@ -117,7 +117,7 @@ class S5(StateSpaceMixer):
     """State: h (batch, d_state / 2), complex64, of constant size."""
 
     def __init__(self, d_model: int, config: S5Config):
-        super().__init__(d_model, config.bidirectional)
+        super().__init__(d_model)
         self.config = config
         _check(config)
         if config.gate == "half":
@@ -132,7 +132,7 @@ class S5(StateSpaceMixer):
         self.reset_read_out(generator, residual_scale if full else 1.0)
 
     def init_state(self, batch_size, capacity=0):
-        self.refuse_a_state()
+        refuse_a_state(self.config.bidirectional)
         real = self.kernel.Lambda_re
         return real.new_zeros(batch_size, len(real), dtype=real.dtype.to_complex())
 
@@ -140,9 +140,9 @@ class S5(StateSpaceMixer):
         """See Mixer.forward; `form` forces one of scan's forms."""
         check_input(x, self.d_model)
         if state is not None:
-            self.refuse_a_state()
+            refuse_a_state(self.config.bidirectional)
         a, b, c = self.kernel.system()
-        if not self.bidirectional:
+        if not self.config.bidirectional:
             h, state = scan(a, _inputs(x, b), state=state, form=form)
             return self.read_out(x, _outputs(h, c[0]).to(x.dtype)), state
         left, right = (
@@ -153,7 +153,7 @@ class S5(StateSpaceMixer):
         return self.read_out(x, two_sided(x, left, right, first_lag=0).to(x.dtype)), None
 
     def step(self, x_t, state):
-        self.refuse_a_state()
+        refuse_a_state(self.config.bidirectional)
         check_input(x_t, self.d_model, ("batch", "d_model"))
         a, b, c = self.kernel.kept_system()
         state = a * state + _inputs(x_t, b)

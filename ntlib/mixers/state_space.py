@@ -20,15 +20,6 @@ class SystemParameters(nn.Module):
         """The discrete system that one step needs, from the parameters."""
         raise NotImplementedError
 
-    def log_steps(self) -> nn.Parameter:
-        """The logarithm of the step sizes, where the system has any."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def resample(self, rate: float) -> None:
-        """Multiply all step sizes by `rate`."""
-        self.log_steps().add_(math.log(rate))
-
     def kept_system(self) -> tuple[Tensor, ...]:
         """`system()`; without gradients it is computed once and kept until a parameter changes,
         since it would cost more than the step itself."""
@@ -48,41 +39,61 @@ class SystemParameters(nn.Module):
         return super()._apply(at_least_float32, recurse)
 
 
+class SampledSystem(SystemParameters):
+    """A continuous system, and the step sizes at which it is made discrete."""
+
+    def log_steps(self) -> nn.Parameter:
+        """The logarithm of the step sizes."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def resample(self, rate: float) -> None:
+        """Multiply all step sizes by `rate`."""
+        self.log_steps().add_(math.log(rate))
+
+
+def sampled_systems(model: nn.Module) -> list[SampledSystem]:
+    """Those that a model holds."""
+    return [module for module in model.modules() if isinstance(module, SampledSystem)]
+
+
 def resample(model: nn.Module, rate: float) -> None:
     """Make a trained model serve sequences that are sampled `rate` times as sparsely (2: every
     second sample of what it was trained on; 0.5: twice as many): S5's step_rescale, S4's rate.
 
-    Every step size of every state space mixer is multiplied by `rate`, all else stays.
-    Raises ValueError if `model` holds no such mixer or `rate` is not positive.
+    Every step size of every state space is multiplied by `rate`, all else stays.
+    Raises ValueError if `model` holds no state space or `rate` is not positive.
     """
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
-    mixers = [module for module in model.modules() if isinstance(module, StateSpaceMixer)]
-    if not mixers:
-        raise ValueError(f"{type(model).__name__} holds no state space mixer to resample")
-    for mixer in mixers:
-        mixer.kernel.resample(rate)
+    systems = sampled_systems(model)
+    if not systems:
+        raise ValueError(f"{type(model).__name__} holds no state space to resample")
+    for system in systems:
+        system.resample(rate)
+
+
+def refuse_a_state(bidirectional: bool) -> None:
+    """Raise ValueError for a layer that reads its sequence in both directions."""
+    if bidirectional:
+        raise ValueError("a bidirectional layer needs the whole sequence: it has no state")
 
 
 class StateSpaceMixer(Mixer):
     """The block around the system, `kernel`, in the official code of S4:
-    y = GLU(W gelu(SSM(x) + D x) + bias), or without its map y = silu(SSM(x) + D x)."""
+    y = GLU(W gelu(SSM(x) + D x) + bias)."""
 
-    kernel: SystemParameters
+    kernel: SampledSystem
 
-    def __init__(self, d_model: int, bidirectional: bool, output_map: bool = True):
+    def __init__(self, d_model: int):
         super().__init__()
-        self.d_model, self.bidirectional = d_model, bidirectional
+        self.d_model = d_model
         self.D = nn.Parameter(torch.empty(d_model))
-        self.output_linear = None
-        if output_map:
-            self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
+        self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
 
     def reset_read_out(self, generator, residual_scale):
         """D ~ N(0, 1); W, bias ~ U(-1, 1) / sqrt(d_model), torch's default for a linear map."""
         nn.init.normal_(self.D, generator=generator)
-        if self.output_linear is None:
-            return
         linear, bound = self.output_linear[0], self.d_model**-0.5
         nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
         nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
@@ -91,13 +102,6 @@ class StateSpaceMixer(Mixer):
             linear.bias[: self.d_model] *= residual_scale
 
     def read_out(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.output_linear is None:
-            return F.silu(torch.addcmul(y, x, self.D))
         linear = self.output_linear[0]  # not through the Sequential: a step notices its calls
         y = F.gelu(torch.addcmul(y, x, self.D))
         return F.glu(F.linear(y, linear.weight, linear.bias), dim=-1)
-
-    def refuse_a_state(self) -> None:
-        """Raise ValueError for a layer that reads its sequence in both directions."""
-        if self.bidirectional:
-            raise ValueError("a bidirectional layer needs the whole sequence: it has no state")

@@ -25,6 +25,7 @@ from ntlib.mixers.rwkv7 import RWKV7Config
 from ntlib.mixers.rwkv_channel_mix import ChannelMixConfig
 from ntlib.mixers.s4 import S4Config
 from ntlib.mixers.s4d import S4DConfig
+from ntlib.mixers.s4d_average import S4DAverageConfig
 from ntlib.mixers.s5 import S5Config
 from ntlib.mixers.timestep_norm import TimestepNormConfig
 from tests.mixers import battery
@@ -88,7 +89,7 @@ CONFIGS = {
     "S5, clipped": S5Config(d_state=8, clip_poles=True, c_init="complex_normal"),
     "damped EMA": DampedEMAConfig(states=4),
     "damped EMA, no average": DampedEMAConfig(states=0),
-    "S4D without its map": S4DConfig(d_state=6, output_map=False),
+    "S4D as an average": S4DAverageConfig(states=6),
     "complex EMA": ComplexEMAConfig(states=4),
     "timestep norm": TimestepNormConfig(groups=3),
     "MCSD": MCSDConfig(n_channels=4),

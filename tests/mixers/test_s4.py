@@ -51,7 +51,7 @@ def test_the_official_module(golden, name):
     assert close(mixer.kernel(golden_s4.LENGTH)[0], arrays["kernel"], 1e-9)
     assert close(mixer.kernel(golden_s4.LONGER)[0], arrays["longer kernel"], 1e-9)
     assert close(mixer(x)[0], arrays["y"], 1e-9)
-    if not mixer.bidirectional:
+    if not mixer.config.bidirectional:
         assert close(steps(mixer, x)[0], arrays["steps"], 1e-9)
 
 

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import golden_s4
+from ntlib.mixers.h3 import H3Config
+from ntlib.mixers.mega import MegaConfig
 from ntlib.mixers.s4d import S4DConfig
-from ntlib.mixers.state_space import resample
+from ntlib.mixers.state_space import resample, sampled_systems
 from ntlib.ops.long_conv import FORMS
 from tests.mixers.battery import close, sequence, steps
 
@@ -65,7 +67,7 @@ def test_the_standalone_module(golden, name):
     x = arrays["x"][:, : golden_s4.LENGTH]
     with torch.no_grad():
         assert close(mixer(x)[0], arrays["y"], 1e-10)
-        if not mixer.bidirectional:
+        if not mixer.config.bidirectional:
             assert close(steps(mixer, x)[0], arrays["steps"], 1e-10)
 
 
@@ -101,6 +103,20 @@ def test_sampling_half_as_often():
         resample(mixer, 2)
         coarse = mixer(x[:, ::2])[0]
     assert close(coarse, fine[:, ::2], 0.05)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [S4DConfig(8), MegaConfig(4, average="s4d"), H3Config(8)],
+    ids=lambda c: type(c).__name__,
+)
+def test_sampling_reaches_the_system_wherever_it_stands(config):
+    mixer = config.build(4)
+    mixer.reset_parameters(torch.Generator().manual_seed(0))
+    (system,) = sampled_systems(mixer)
+    before = system.log_dt.clone()
+    resample(mixer, 2)
+    assert torch.allclose(system.log_dt, before + math.log(2))
 
 
 def test_parameters_keep_their_digits_in_low_precision():

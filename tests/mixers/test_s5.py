@@ -59,7 +59,7 @@ def test_the_official_system(golden, name, monkeypatch):
     monkeypatch.setattr(mixer, "read_out", lambda x, y: torch.addcmul(y, x, mixer.D))
     x = arrays["x"][None]
     assert close(mixer(x)[0][0], arrays["system"], 1e-12)
-    if not mixer.bidirectional:
+    if not mixer.config.bidirectional:
         for form in ("recurrent", "parallel", "chunkwise", "compiled"):
             assert close(mixer(x, form=form)[0][0], arrays["system"], 1e-12)
         assert close(steps(mixer, x)[0][0], arrays["system"], 1e-12)
@@ -184,5 +184,5 @@ def test_errors_are_named():
         S5Config(discretisation="x").build(4)
     with pytest.raises(ValueError, match="rate must be positive, got 0"):
         resample(S5Config().build(4), 0)
-    with pytest.raises(ValueError, match="Linear holds no state space mixer"):
+    with pytest.raises(ValueError, match="Linear holds no state space to"):
         resample(torch.nn.Linear(2, 2), 2)
