@@ -5,6 +5,7 @@ import json
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
@@ -136,7 +137,13 @@ Done = Iterator[tuple[int, pd.DataFrame]]
 
 def _here(workers: int, jobs: list[Job]) -> Done:
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    return parallel(joblib.delayed(_numbered)(n, *job) for n, job in enumerate(jobs))
+    with warnings.catch_warnings():
+        # joblib ends workers whose memory has grown and starts others in their place; it says so on
+        # stderr, which notebooks print, at moments that differ from run to run. No job is lost.
+        warnings.filterwarnings(
+            "ignore", "A worker stopped while some jobs were given", UserWarning
+        )
+        yield from parallel(joblib.delayed(_numbered)(n, *job) for n, job in enumerate(jobs))
 
 
 def _numbered(number: int, run: Run, checkpoint: Path | None) -> tuple[int, pd.DataFrame]:

@@ -181,7 +181,7 @@ def show(
     name: anchor of the figure on the page, unique within the book: letters, digits and "-".
     caption: what the reader should see in it; shown below.
     alt: what the picture shows, for readers who cannot see it.
-    data: the numbers drawn, offered as a CSV file.
+    data: the numbers drawn, offered as a CSV file with six digits of each.
     """
     picture = svg(fig, name, alt)
     plt.close(fig)
@@ -254,6 +254,6 @@ def _rounded(text: str) -> str:
 
 
 def _download(data: pd.DataFrame, name: str) -> str:
-    table = data.to_csv(index=False, lineterminator="\n").encode()
+    table = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
     uri = "data:text/csv;base64," + base64.b64encode(table).decode()
     return f'<a class="nt-download" download="{name}.csv" href="{uri}">Data (CSV)</a>'

@@ -195,6 +195,13 @@ def test_data_is_offered_as_csv(monkeypatch, fig):
     pd.testing.assert_frame_equal(offered, frame)
 
 
+def test_offered_data_have_six_digits(monkeypatch, fig):
+    frame = pd.DataFrame({"length": [12345678, 2], "ms": [1 / 3, 2e-9 / 3]})
+    content = re.search(r'base64,([^"]*)"', show(monkeypatch, fig, data=frame)["text/html"])[1]
+    table = base64.b64decode(content).decode()
+    assert table == "length,ms\n12345678,0.333333\n2,6.66667e-10\n"
+
+
 def test_text_is_legible_on_a_phone(monkeypatch, fig):
     smallest = min(text.get_fontsize() for text in fig.findobj(mpl.text.Text) if text.get_text())
     width_in_points = fig.get_figwidth() * 72

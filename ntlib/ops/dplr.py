@@ -70,9 +70,7 @@ def _compiled(dt, poles, weights, half_angle, rank):
     work = torch.promote_types(dt.dtype, weights.dtype.to_real())
     dt, poles = dt.to(work), poles.to(work.to_complex())
     numerators = _numerators(poles, weights.to(poles.dtype).flatten(1, 2))
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (dt, poles, weights))
-    nodes = half_angle.cos(), half_angle.sin()
-    return GeneratingFunction.apply(dt, poles, numerators, *nodes, rank, keep)
+    return GeneratingFunction.apply(dt, poles, numerators, half_angle.cos(), half_angle.sin(), rank)
 
 
 def _by_blocks(dt, poles, weights, half_angle, rank):

@@ -94,13 +94,12 @@ def backward(dt, sizes, damping, numerators, cosine, sine, sums, d_spectrum, d_p
 
 class GeneratingFunction(torch.autograd.Function):
     """dt (channels), poles (channels, states), numerators (channels, 2 (1 + rank) (inputs + rank),
-    states), of one precision; cosine, sine (nodes), float64; keep: whether a backward pass may
-    follow -> (channels, inputs, nodes)."""
+    states), of one precision; cosine, sine (nodes), float64 -> (channels, inputs, nodes)."""
 
     @staticmethod
-    def forward(ctx, dt, poles, numerators, cosine, sine, rank, keep):
+    def forward(ctx, dt, poles, numerators, cosine, sine, rank):
         columns = numerators.shape[1] // 2 // (1 + rank)
-        kept = len(cosine) if keep else 0
+        kept = len(cosine) if any(ctx.needs_input_grad) else 0  # for the backward pass
         numbers = dt.dtype.to_complex()
         sums = torch.empty(len(dt), 1 + rank, columns, kept, dtype=numbers)
         spectrum = torch.empty(len(dt), columns - rank, len(cosine), dtype=numbers)
@@ -124,7 +123,7 @@ class GeneratingFunction(torch.autograd.Function):
         d_dt = d_rows.sum(-1) + d_rows[:, rows // 2 :].sum(-1)
         d_dt = (d_dt + (d_poles.conj() * poles).real.sum(-1)) / dt
         given = d_dt.to(dt.dtype), d_poles.to(poles.dtype), d_numerators.to(dt.dtype)
-        return *given, None, None, None, None
+        return *given, None, None, None
 
 
 def _given(dt, poles, numerators, cosine, sine):
