@@ -8,58 +8,29 @@ Every record states how it was made; `record` refuses a name that is not listed 
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
-from ntlib import dependencies, experiments, language, long_range, results, selection, tracking
+from ntlib import (
+    evaluation_records,
+    experiments,
+    language,
+    long_range,
+    results,
+    selection,
+    tracking,
+)
 from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
+from ntlib.record import TRAINING_COLUMNS, Record
 from ntlib.tasks import Digits
 
 ARCHITECTURES = ("Transformer", "Linear attention", "RetNet")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One recorded experiment."""
-
-    profile: str
-    seeds: tuple[int, ...]
-    columns: dict[str, str]  # meaning and unit of every column
-    runs: Callable[[], list[Run]]  # everything that is trained
-    measure: Callable[[Path, int | Cluster], pd.DataFrame]  # given checkpoints' folder and workers
-    # what makes rows of the runs; the code of the runs themselves is found by its imports
-    code: tuple[str, ...] = ("ntlib/experiments.py",)
-
-    def sources(self) -> dict[str, str]:
-        """{file of ntlib: digest} of the code that decides the rows."""
-        found = {name: dependencies.digest_file(dependencies.ROOT / name) for name in self.code}
-        for run in self.runs():
-            found |= run.sources()
-        return dict(sorted(found.items()))
-
-    def definition(self) -> str:
-        """A digest that changes with any value of any run."""
-        return dependencies.digest(repr(self.runs()))
-
-
-TRAINING_COLUMNS = {
-    "architecture": "name of the model, ntlib.models.presets.small or ntlib.long_range.MODELS",
-    "lr": "peak learning rate",
-    "seed": "of weights and batches",
-    "step": "optimiser steps done",
-    "tokens": "tokens trained on",
-    "train_loss": "nats per scored token, mean since the row before",
-    "loss": "nats per scored token, held-out sequences",
-    "token_accuracy": "share of held-out scored tokens that are right",
-    "sequence_accuracy": "share of held-out sequences with every scored token right",
-}
 
 
 def _tuning(
@@ -251,6 +222,7 @@ RECORDS = {
     "tracking-retnet-full": _tracking("RetNet"),
     "tracking-lstm-full": _tracking("LSTM"),
     "tracking-transformer-full": _tracking("Transformer", (1, 2, 3, 4)),
+    **evaluation_records.RECORDS,
 }
 
 

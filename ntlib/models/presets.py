@@ -179,6 +179,7 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         return MegaModelConfig(vocab_size, d_model, n_layers=2, mixer=mega, ffn_dim=ffn_dim)
     choices = {
         "Transformer": (AttentionConfig(n_heads), 170),
+        "Transformer (no positions)": (AttentionConfig(n_heads, rope_base=None), 170),
         "Linear attention": (LinearAttentionConfig(n_heads), 170),
         "RetNet": (RetentionConfig(n_heads), 85),
         "Yan": (MCSDConfig(n_channels=4), 170),
@@ -190,6 +191,7 @@ def small(architecture: str, vocab_size: int) -> ModelConfig | RWKVConfig | Mega
         "S5": (S5Config(d_state=128, blocks=4, gate="full"), 125),
         "Mamba": (MambaConfig(), 0),
         "Mamba-2": (Mamba2Config(d_state=52, head_dim=32), 0),
+        "Hybrid": ((MambaConfig(), AttentionConfig(n_heads)), 128),
     }
     if architecture not in choices:
         names = ", ".join([*choices, *MEGA_SMALL, *rwkv_sizes.SMALL])

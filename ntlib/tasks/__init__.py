@@ -4,6 +4,7 @@ from ntlib.tasks.batch import IGNORED, Batch, accuracy
 from ntlib.tasks.corpus import Corpus, load_corpus
 from ntlib.tasks.digits import Digits
 from ntlib.tasks.gap_copying import GapCopying
+from ntlib.tasks.graded_recall import GradedRecall
 from ntlib.tasks.list_operations import ListOps
 from ntlib.tasks.lookup import NGramLookup
 from ntlib.tasks.motif_recall import MotifRecall
@@ -12,7 +13,7 @@ from ntlib.tasks.pathfinder import Pathfinder
 from ntlib.tasks.phonebook import PhoneBook
 from ntlib.tasks.state_tracking import Composition, Counting
 from ntlib.tasks.synthetic import AssociativeRecall, Copying, InductionHeads
-from ntlib.tasks.text import Text
+from ntlib.tasks.text import RepeatingText, Text
 from ntlib.tasks.tones import Tones
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Counting",
     "Digits",
     "GapCopying",
+    "GradedRecall",
     "InductionHeads",
     "ListOps",
     "MotifRecall",
@@ -32,6 +34,7 @@ __all__ = [
     "Needle",
     "Pathfinder",
     "PhoneBook",
+    "RepeatingText",
     "Text",
     "Tones",
     "accuracy",

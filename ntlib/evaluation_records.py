@@ -1,0 +1,143 @@
+"""The recorded experiments of the chapter on evaluation; see ntlib.records.
+
+In this order: every later one takes its learning rates from an earlier one. Rates are swept with
+one seed; what is compared has three.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from ntlib import evaluation, evaluation_language, experiments, language, results
+from ntlib.cluster import Cluster
+from ntlib.experiments import Run
+from ntlib.profiles import load_profile
+from ntlib.record import TRAINING_COLUMNS, Record
+
+SEEDS = load_profile("book").seeds
+SWEPT = SEEDS[:1]
+
+# The first that has an architecture decides; tuning-text-mega has half of the others' steps.
+TEXT_TUNING = (
+    "tuning-text",
+    "tuning-text-rwkv4",
+    "tuning-text-rwkv6",
+    "tuning-text-rwkv7",
+    "tuning-text-yan",
+    "tuning-text-mamba",
+    "tuning-text-rest",
+    "tuning-text-mega",
+)
+REST = ("Transformer (no positions)", "Local attention", "S4D", "Hybrid")
+
+REPEATING = ("Transformer", "Local attention", "RetNet", "RWKV-7", "Mamba", "Mamba-2", "Hybrid")
+
+
+def recall_rates() -> dict[str, float]:
+    """The best rate of every architecture on graded recall, from its record."""
+    return experiments.best_rates(results.load("tuning-memory")[0])
+
+
+def text_rates() -> dict[str, float]:
+    """The best rate of every architecture on the default corpus, from the records TEXT_TUNING."""
+    rates: dict[str, float] = {}
+    for name in TEXT_TUNING:
+        rates = experiments.best_rates(results.load(name)[0]) | rates
+    return rates
+
+
+def _sweep(make: Callable[[str, float], Run], architectures: tuple[str, ...]) -> Record:
+    """Every architecture at every rate."""
+
+    def runs() -> list[Run]:
+        single = [make(name, language.RATES[0]) for name in architectures]
+        return experiments.grid(single, lrs=language.RATES, seeds=SWEPT)
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
+
+    return Record("book", SWEPT, TRAINING_COLUMNS, runs, measure)
+
+
+def _tested(
+    jobs: Callable[[], list[tuple[Run, int | None]]],
+    test: Callable[[list[Run], list[int | None], Path], pd.DataFrame],
+    columns: dict[str, str],
+) -> Record:
+    """Train every (run, size of its state) with every seed, then `test` all of them."""
+
+    def seeded() -> list[tuple[Run, int | None]]:
+        return [(one, size) for run, size in jobs() for one in experiments.grid([run], seeds=SEEDS)]
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        runs, sizes = (list(part) for part in zip(*seeded(), strict=True))
+        experiments.run_grid(runs, workers=workers, checkpoints=checkpoints, progress=True)
+        return test(runs, sizes, checkpoints)
+
+    code = ("ntlib/experiments.py", "ntlib/evaluation.py", "ntlib/probes.py")
+    return Record("book", SEEDS, columns, lambda: [run for run, _ in seeded()], measure, code)
+
+
+def _recall_jobs() -> list[tuple[Run, int | None]]:
+    rates = recall_rates()
+    return [
+        (evaluation.recall_run(name, rates[name], size=size), size)
+        for name, size in evaluation.recall_contenders()
+    ]
+
+
+def _copying_jobs() -> list[tuple[Run, int | None]]:
+    rates = recall_rates()
+    return [(evaluation.copying_run(n, rates[n]), None) for n in evaluation.ARCHITECTURES]
+
+
+def _lookup_jobs() -> list[tuple[Run, int | None]]:
+    rates = recall_rates()
+    return [
+        (evaluation.lookup_run(order, name, rates[name], size=size), size)
+        for order, (name, size) in product(evaluation.ORDERS, evaluation.LOOKED_UP)
+    ]
+
+
+def _equal_perplexity(architectures: tuple[str, ...], repeating: bool = False) -> Record:
+    """Two passes: training curves of all, which set the target, and the same runs once more up to
+    the step at which each was nearest to it. `runs` are those of the first pass."""
+
+    def runs() -> list[Run]:
+        rates = text_rates()
+        single = [
+            evaluation_language.constant_run(name, rates[name], repeating=repeating)
+            for name in architectures
+        ]
+        return experiments.grid(single, seeds=SEEDS)
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        def train(part: list[Run]) -> pd.DataFrame:
+            return experiments.run_grid(
+                part, workers=workers, checkpoints=checkpoints, progress=True
+            )
+
+        first = runs()
+        curves = train(first)
+        target = evaluation_language.target_loss(curves)
+        second = evaluation_language.stopped(first, curves, target)
+        train(second)
+        examined = evaluation_language.examine(second, target, checkpoints)
+        rows = evaluation_language.curve_rows(first, curves, target)
+        return pd.concat([rows, examined], ignore_index=True)
+
+    code = ("ntlib/experiments.py", "ntlib/evaluation_language.py")
+    return Record("book", SEEDS, evaluation_language.COLUMNS, runs, measure, code)
+
+
+RECORDS = {
+    "tuning-memory": _sweep(evaluation.recall_run, evaluation.ARCHITECTURES),
+    "recall-by-state": _tested(_recall_jobs, evaluation.recall, evaluation.RECALL_COLUMNS),
+    "copying-by-length": _tested(_copying_jobs, evaluation.copying, evaluation.COPYING_COLUMNS),
+    "lookup-order": _tested(_lookup_jobs, evaluation.lookup, evaluation.LOOKUP_COLUMNS),
+    "tuning-text-rest": _sweep(language.text_run, REST),
+    "equal-perplexity": _equal_perplexity(evaluation.ARCHITECTURES),
+    "equal-perplexity-repeats": _equal_perplexity(REPEATING, repeating=True),
+}
