@@ -67,10 +67,10 @@ _SIZED: dict[str, Callable[[int], MixerConfig]] = {
 
 RECALL = GradedRecall()
 RECALL_TESTS = (
-    *((pairs, RECALL.stretch * pairs) for pairs in (4, 8, 16, 32)),
+    *((pairs, RECALL.stretch * pairs) for pairs in (4, 8, 16, 24)),
     *((max(RECALL.sizes), RECALL.length * 2**e) for e in range(1, 5)),
 )
-"""(pairs, length): as trained and one size more; then 16 pairs in up to 16 times the length."""
+"""(pairs, length): as trained and one size more; then 16 pairs at up to 16 times the length."""
 COPYING = Copying(min_length=1, max_length=16)
 COPYING_TESTS = (4, 8, 12, 16, 20, 24, 32, 48, 64, 128, 256)
 ORDERS = ("before", "after", "twice")
@@ -259,7 +259,7 @@ def _run(
     task: Task, architecture: str, size: int | None, lr: float, profile_name: str, batch_size: int
 ) -> Run:
     steps = load_profile(profile_name).recall_steps
-    train = TrainConfig(steps, batch_size, lr, eval_every=max(steps // 10, 1), held_out=64)
+    train = TrainConfig(steps, batch_size, lr, eval_every=max(steps // 10, 1), held_out=128)
     return Run(architecture, model_of(architecture, size, task.vocab_size), task, train)
 
 

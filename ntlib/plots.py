@@ -27,6 +27,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 _LOOKS = {
     "Transformer": ("#939393", "-", "o"),
+    "Transformer (no positions)": ("#868686", "--", "h"),
     "Local attention": ("#7d7d7d", ":", "p"),
     "Strided attention": ("#888888", "-.", "d"),
     "Linear attention": ("#ce8300", "-", "s"),

@@ -18,7 +18,12 @@ pytestmark = pytest.mark.usefixtures("clean_matplotlib")
 
 LIGHT, DARK = "#ffffff", "#14181e"
 FAMILIES = {
-    "Transformer": ["Transformer", "Local attention", "Strided attention"],
+    "Transformer": [
+        "Transformer",
+        "Transformer (no positions)",
+        "Local attention",
+        "Strided attention",
+    ],
     "linear attention": ["Linear attention", "GLA", "DeltaNet", "Gated DeltaNet"],
     "RetNet": ["RetNet"],
     "RWKV": ["RWKV-4", "RWKV-5", "RWKV-6", "RWKV-7"],

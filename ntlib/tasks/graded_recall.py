@@ -8,49 +8,42 @@ from dataclasses import dataclass
 import torch
 
 from ntlib.tasks.batch import Batch, at_least
-from ntlib.tasks.motif_recall import MotifRecall
+from ntlib.tasks.synthetic import AssociativeRecall
 
 
 @dataclass(frozen=True)
 class GradedRecall:
-    """MotifRecall in several sizes, one per batch: 4 pairs in 32 tokens, 8 in 64 and so on.
+    """AssociativeRecall in several sizes, one per batch: 4 pairs in 32 tokens, 8 in 64 and so on.
 
     Many pairs alone are a plateau that small models leave late or never: nothing is learnt until
     keys are compared, and the more there are, the less a lucky comparison is worth. Published
     trainings on recall raise the number of pairs step by step (Dao and Gu 2405.21060, Sec. 9.1).
-    Here the sizes come at random, so that the task has no notion of a step. Each size asks for each
-    key equally often, and smaller ones fill a batch with more sequences.
+    Here sizes come at random, so that the task needs no notion of a step. All ask for every key
+    once, and smaller ones fill a batch with more sequences.
     """
 
-    keys: int = 32
-    """Tokens that make keys."""
-    values: int = 32
-    """Tokens that make values."""
-    sizes: tuple[int, ...] = (4, 8, 16)
-    """Different keys in a sequence; one of these per batch, more often if it stands here twice."""
+    vocab_size: int = 64
+    """Keys are the lower half without 0, values the upper half."""
+    sizes: tuple[int, ...] = (4, 4, 8, 16)
+    """Pairs in a sequence; one of these per batch, more often if it stands here twice."""
     stretch: int = 8
-    """Positions per pair: with 8 each key comes about four times."""
+    """Positions per pair; 4 are the least that the task needs."""
 
     def __post_init__(self) -> None:
         if not self.sizes:
             raise ValueError("sizes must name at least one number of pairs, got ()")
-        at_least(self.stretch, 4, "stretch")
         for pairs in self.sizes:
             self.sized(pairs)
-
-    @property
-    def vocab_size(self) -> int:
-        """Padding, keys and values."""
-        return 1 + self.keys + self.values
 
     @property
     def length(self) -> int:
         """Positions of the longest sequences."""
         return self.stretch * max(self.sizes)
 
-    def sized(self, pairs: int, length: int | None = None) -> MotifRecall:
+    def sized(self, pairs: int, length: int | None = None) -> AssociativeRecall:
         """The task with so many pairs, at `length` instead of `stretch` positions per pair."""
-        return MotifRecall(self.keys, self.values, 0, length or self.stretch * pairs, pairs)
+        length = length or self.stretch * pairs
+        return AssociativeRecall(self.vocab_size, length, pairs, random_filler=False)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw about ``batch_size`` times ``length`` tokens as sequences of one size."""
