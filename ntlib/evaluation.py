@@ -51,11 +51,11 @@ ARCHITECTURES = (
 # KiB in two layers.
 STATES: dict[str, tuple[str, tuple[int, ...]]] = {
     "Local attention": ("window", (8, 16, 64)),
-    "Linear attention": ("heads", (8, 4, 1)),
+    "Linear attention": ("heads", (8, 1)),
     "RetNet": ("heads", (8, 4, 1)),
     "RWKV-7": ("width of a head", (8, 16, 64)),
-    "Mamba": ("N", (4, 8, 16, 32)),
-    "Mamba-2": ("N", (8, 16, 32, 64, 128)),
+    "Mamba": ("N", (4, 16, 32)),
+    "Mamba-2": ("N", (8, 16, 128)),
 }
 _SIZED: dict[str, Callable[[int], MixerConfig]] = {
     "Local attention": lambda window: AttentionConfig(2, window=window),
@@ -112,13 +112,15 @@ def model_of(architecture: str, size: int | None, vocab_size: int) -> Config:
 def recall_run(
     architecture: str, lr: float, profile_name: str = "book", size: int | None = None
 ) -> Run:
-    """Graded recall at a profile's number of steps, 2048 tokens each."""
-    return _run(RECALL, architecture, size, lr, profile_name, batch_size=16)
+    """Graded recall at a profile's number of steps, 1024 tokens each."""
+    steps = load_profile(profile_name).graded_steps
+    return _run(RECALL, architecture, size, lr, steps, batch_size=8)
 
 
 def copying_run(architecture: str, lr: float, profile_name: str = "book") -> Run:
     """Copying of 1 to 16 letters at a profile's number of steps of recall, 2112 tokens each."""
-    return _run(COPYING, architecture, None, lr, profile_name, batch_size=64)
+    steps = load_profile(profile_name).recall_steps
+    return _run(COPYING, architecture, None, lr, steps, batch_size=64)
 
 
 def lookup_run(
@@ -127,7 +129,8 @@ def lookup_run(
     """Lookup of a letter among 8 to 16 at a profile's number of steps of recall, 64 strings each.
     Equal in strings, not in tokens: "twice" has twice as many."""
     task = replace(LOOKUP, order=order)
-    return _run(task, architecture, size, lr, profile_name, batch_size=64)
+    steps = load_profile(profile_name).recall_steps
+    return _run(task, architecture, size, lr, steps, batch_size=64)
 
 
 def recall_contenders() -> list[tuple[str, int | None]]:
@@ -256,9 +259,8 @@ def reach(length: Iterable[int], accuracy: Iterable[float], level: float) -> int
 
 
 def _run(
-    task: Task, architecture: str, size: int | None, lr: float, profile_name: str, batch_size: int
+    task: Task, architecture: str, size: int | None, lr: float, steps: int, batch_size: int
 ) -> Run:
-    steps = load_profile(profile_name).recall_steps
     train = TrainConfig(steps, batch_size, lr, eval_every=max(steps // 10, 1), held_out=128)
     return Run(architecture, model_of(architecture, size, task.vocab_size), task, train)
 

@@ -1,7 +1,7 @@
 """Models of equal perplexity, and what they can do with their context without further training.
 
-Every architecture is trained on the default corpus, or on windows of it in which a passage comes
-again, at a constant rate; its weights are those of the
+Every architecture is trained on the default corpus, or on it and drills in copying, at a constant
+rate; its weights are those of the
 step at which its held-out loss was nearest to a common target. The target is the loss that every
 seed of the Transformer reaches. Then the same weights are asked to predict what stood in the
 context before, to copy, and to retrieve; nothing is trained on these tasks.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ntlib import experiments, language
 from ntlib.experiments import Run
-from ntlib.tasks import IGNORED, Batch, Needle, PhoneBook, RepeatingText, load_corpus
+from ntlib.tasks import IGNORED, Batch, DrilledText, Needle, PhoneBook, load_corpus
 from ntlib.tasks.batch import HELD_OUT_SEED
 
 TOLERANCE = 0.01  # nats per byte: one per cent of perplexity
@@ -44,17 +44,17 @@ SLOW = (
 
 
 def constant_run(
-    architecture: str, lr: float, profile_name: str = "book", repeating: bool = False
+    architecture: str, lr: float, profile_name: str = "book", drilled: bool = False
 ) -> Run:
     """`language.text_run` at a constant rate after 50 steps of warm-up, measured every 10 steps; on
-    the default corpus, or with `repeating` on windows in which a passage comes again."""
+    the default corpus, or with `drilled` on DrilledText, whose held-out part is the corpus too."""
     run = language.text_run(architecture, lr, profile_name)
     steps = run.train.steps * (2 if architecture in SLOW else 1)
     warmup = min(50 / steps, 0.5)
     train = replace(
         run.train, steps=steps, warmup=warmup, final_lr=1.0, eval_every=10, held_out=128
     )
-    task = RepeatingText(run.task.length) if repeating else run.task
+    task = DrilledText(run.task.length) if drilled else run.task
     return replace(run, task=task, train=train)
 
 
@@ -206,8 +206,8 @@ COLUMNS = {
 def examine(
     runs: Sequence[Run], target: float, checkpoints: Path, windows: int = 512
 ) -> pd.DataFrame:
-    """Slices, on `windows` windows of the test split of what they were trained on, and abilities of
-    the trained models of `runs`; rows: see COLUMNS."""
+    """Slices, on `windows` windows of the test split, and abilities of the trained models of `runs`;
+    rows: see COLUMNS."""
     rows = []
     for run in runs:
         model = experiments.trained(run, checkpoints)

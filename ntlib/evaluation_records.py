@@ -32,7 +32,7 @@ TEXT_TUNING = (
 )
 REST = ("Transformer (no positions)", "Local attention", "S4D", "Hybrid")
 
-REPEATING = ("Transformer", "Local attention", "RetNet", "RWKV-7", "Mamba", "Mamba-2", "Hybrid")
+DRILLED = ("Transformer", "Local attention", "RetNet", "RWKV-7", "Mamba", "Mamba-2", "Hybrid")
 
 
 def recall_rates() -> dict[str, float]:
@@ -101,14 +101,16 @@ def _lookup_jobs() -> list[tuple[Run, int | None]]:
     ]
 
 
-def _equal_perplexity(architectures: tuple[str, ...], repeating: bool = False) -> Record:
+def _equal_perplexity(
+    architectures: tuple[str, ...], best: Callable[[], dict[str, float]], drilled: bool = False
+) -> Record:
     """Two passes: training curves of all, which set the target, and the same runs once more up to
     the step at which each was nearest to it. `runs` are those of the first pass."""
 
     def runs() -> list[Run]:
-        rates = text_rates()
+        rates = best()
         single = [
-            evaluation_language.constant_run(name, rates[name], repeating=repeating)
+            evaluation_language.constant_run(name, rates[name], drilled=drilled)
             for name in architectures
         ]
         return experiments.grid(single, seeds=SEEDS)
@@ -138,6 +140,6 @@ RECORDS = {
     "copying-by-length": _tested(_copying_jobs, evaluation.copying, evaluation.COPYING_COLUMNS),
     "lookup-order": _tested(_lookup_jobs, evaluation.lookup, evaluation.LOOKUP_COLUMNS),
     "tuning-text-rest": _sweep(language.text_run, REST),
-    "equal-perplexity": _equal_perplexity(evaluation.ARCHITECTURES),
-    "equal-perplexity-repeats": _equal_perplexity(REPEATING, repeating=True),
+    "equal-perplexity": _equal_perplexity(evaluation.ARCHITECTURES, text_rates),
+    "equal-perplexity-drilled": _equal_perplexity(DRILLED, recall_rates, drilled=True),
 }

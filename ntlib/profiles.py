@@ -14,6 +14,7 @@ class Profile:
     text_length: int
     recall_steps: int  # associative recall: optimiser steps of recall_batch sequences
     recall_batch: int
+    graded_steps: int  # recall of few and many pairs in turn: optimiser steps of 1024 tokens
     version_steps: int  # RWKV's versions: optimiser steps on the same windows as text_steps
     context_windows: int  # held-out windows, four times text_length long, for loss by position
     tracking_steps: int  # state tracking: optimiser steps of tracking_batch sequences
@@ -57,6 +58,7 @@ PROFILES = {
             text_length=32,
             recall_steps=4,
             recall_batch=8,
+            graded_steps=4,
             version_steps=4,
             context_windows=4,
             tracking_steps=4,
@@ -96,6 +98,7 @@ PROFILES = {
             text_length=128,
             recall_steps=600,
             recall_batch=64,
+            graded_steps=1500,
             version_steps=250,
             context_windows=64,
             tracking_steps=600,
@@ -135,6 +138,7 @@ PROFILES = {
             text_length=256,
             recall_steps=2000,
             recall_batch=64,
+            graded_steps=6000,
             version_steps=1500,
             context_windows=128,
             tracking_steps=1000,

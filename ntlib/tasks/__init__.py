@@ -13,7 +13,7 @@ from ntlib.tasks.pathfinder import Pathfinder
 from ntlib.tasks.phonebook import PhoneBook
 from ntlib.tasks.state_tracking import Composition, Counting
 from ntlib.tasks.synthetic import AssociativeRecall, Copying, InductionHeads
-from ntlib.tasks.text import RepeatingText, Text
+from ntlib.tasks.text import DrilledText, Text
 from ntlib.tasks.tones import Tones
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Corpus",
     "Counting",
     "Digits",
+    "DrilledText",
     "GapCopying",
     "GradedRecall",
     "InductionHeads",
@@ -34,7 +35,6 @@ __all__ = [
     "Needle",
     "Pathfinder",
     "PhoneBook",
-    "RepeatingText",
     "Text",
     "Tones",
     "accuracy",
