@@ -126,9 +126,10 @@ def _equal_perplexity(
         target = evaluation_language.target_loss(curves)
         second = evaluation_language.stopped(first, curves, target)
         train(second)
-        examined = evaluation_language.examine(second, target, checkpoints)
-        rows = evaluation_language.curve_rows(first, curves, target)
-        return pd.concat([rows, examined], ignore_index=True)
+        frames = [evaluation_language.curve_rows(first, curves, target)]
+        for at, models in (("target", second), ("end", first)):
+            frames.append(evaluation_language.examine(models, target, at, checkpoints))
+        return pd.concat(frames, ignore_index=True)
 
     code = ("ntlib/experiments.py", "ntlib/evaluation_language.py")
     return Record("book", SEEDS, evaluation_language.COLUMNS, runs, measure, code)

@@ -132,7 +132,7 @@ def test_a_stopped_run_is_the_beginning_of_the_whole_one(tmp_path):
     assert stop.train.steps == 4
     again = experiments.run_grid([stop], workers=1, checkpoints=tmp_path)
     assert again["loss"].iloc[-1] == pytest.approx(target, rel=1e-5)
-    examined = language.examine([stop], target, tmp_path, windows=4)
+    examined = language.examine([stop], target, "target", tmp_path, windows=4)
     assert list(examined) == list(language.COLUMNS)
     rows = language.curve_rows([run], frame, target)
     assert rows["step"].tolist() == [6]

@@ -9,6 +9,7 @@ from ntlib.models import presets
 @pytest.mark.parametrize(
     "architecture",
     [
+        "Transformer (no positions)",
         "Linear attention",
         "RetNet",
         "Local attention",
@@ -19,6 +20,7 @@ from ntlib.models import presets
         "S5",
         "Mamba",
         "Mamba-2",
+        "Hybrid",
     ],
 )
 @pytest.mark.parametrize("vocab_size", [16, 256])
