@@ -171,6 +171,12 @@ RECORDS = {
         ("Yan",),
         "tuning-recall-yan",
     ),
+    "tuning-recall-mamba": _tuning(language.recall_run, "book", ("Mamba",)),
+    "recall-mamba": _tuned(
+        {"four pairs": partial(language.recall_run, profile_name="full")},
+        ("Mamba",),
+        "tuning-recall-mamba",
+    ),
     "yan-readings": _tuning(
         language.reading_run, "book", tuple(presets.YAN_READINGS), language.RATES[2:]
     ),
