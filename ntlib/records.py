@@ -82,6 +82,7 @@ def _tracking(mixer: str, layers: tuple[int, ...] = (1, 2)) -> Record:
 
 LONG = ("S4", "S4D", "S5", "Transformer", "Local attention", "LSTM")
 ARENA = ("S4D", "Transformer", "LSTM")
+CHUNKS = ("Mega", "Mega-chunk")
 CROSSING = (*presets.MEGA_SMALL, "Local attention (window 8)", "Strided attention")
 GAPS = ("S4", "S4D", "S5", "Mamba", "Transformer", "LSTM")
 
@@ -203,6 +204,8 @@ RECORDS = {
         long_range.digits_run, "book", tuple(presets.MEGA_SMALL), long_range.RATES
     ),
     "tuning-gaps-mega": _tuning(long_range.gap_run, "book", CROSSING, long_range.RATES),
+    "tuning-lists-mega": _tuning(long_range.list_run, "book", CHUNKS, long_range.RATES),
+    "tuning-pathfinder-mega": _tuning(long_range.pathfinder_run, "book", CHUNKS, long_range.RATES),
     "digits-784": _tuned(
         {"in order": _digits_784(False), "permuted": _digits_784(True)}, LONG, "tuning-digits"
     ),
