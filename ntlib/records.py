@@ -127,7 +127,7 @@ def _far() -> Record:
 
     def runs() -> list[Run]:
         rates = experiments.best_rates(results.load("tuning-induction")[0])
-        return experiments.grid(selection.far_runs(rates, steps=1500), seeds=seeds)
+        return experiments.grid(selection.far_runs(rates, steps=800), seeds=seeds)
 
     def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
         experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
