@@ -67,10 +67,11 @@ _SIZED: dict[str, Callable[[int], MixerConfig]] = {
 
 RECALL = GradedRecall()
 RECALL_TESTS = (
-    *((pairs, RECALL.stretch * pairs) for pairs in (4, 8, 16, 24)),
+    *((pairs, RECALL.stretch * pairs) for pairs in (4, 8, 12, 15)),
     *((max(RECALL.sizes), RECALL.length * 2**e) for e in range(1, 5)),
 )
-"""(pairs, length): as trained and one size more; then 16 pairs at up to 16 times the length."""
+"""(pairs, length): as trained, and all keys that there are; then 12 pairs at up to 16 times the
+length."""
 COPYING = Copying(min_length=1, max_length=16)
 COPYING_TESTS = (4, 8, 12, 16, 20, 24, 32, 48, 64, 128, 256)
 ORDERS = ("before", "after", "twice")
@@ -112,9 +113,9 @@ def model_of(architecture: str, size: int | None, vocab_size: int) -> Config:
 def recall_run(
     architecture: str, lr: float, profile_name: str = "book", size: int | None = None
 ) -> Run:
-    """Graded recall at a profile's number of steps, 1024 tokens each."""
+    """Graded recall at a profile's number of steps, 960 tokens each."""
     steps = load_profile(profile_name).graded_steps
-    return _run(RECALL, architecture, size, lr, steps, batch_size=8)
+    return _run(RECALL, architecture, size, lr, steps, batch_size=10)
 
 
 def copying_run(architecture: str, lr: float, profile_name: str = "book") -> Run:

@@ -26,7 +26,7 @@ from ntlib.tasks.batch import HELD_OUT_SEED
 
 TOLERANCE = 0.01  # nats per byte: one per cent of perplexity
 LONGEST = 8  # n-grams are told apart up to so many bytes
-SNIPPET, LETTERS = 60, 24  # bytes that are repeated; twice the longer and a line end fit 128
+SNIPPET, LETTERS = 30, 24  # bytes that are repeated, fewer than the longest period of a drill
 NEEDLE = Needle(haystack=64)  # 100 bytes; models were trained on 128
 PHONE_BOOK = PhoneBook(entries=6, digits=4)  # 99 bytes
 
@@ -241,6 +241,26 @@ def wide(frame: pd.DataFrame, kind: str, at: str = "target") -> pd.DataFrame:
     return part.pivot(
         index=["architecture", "seed", "step"], columns="measure", values="value"
     ).reset_index()
+
+
+TESTS = ("copy of text", "copy of letters", "needle", "phone book")
+
+
+def graded(frame: pd.DataFrame, at: str = "target") -> pd.DataFrame:
+    """Abilities in a record as gains, a row per model: accuracy of TESTS over that on the first
+    copy, or over a chance of 0.1; under "... (nats)" the same in log probability."""
+    found = wide(frame, "ability", at)
+    for name in TESTS[:2]:
+        first, second = (
+            {m: found[f"{name}: {copy} {m}"] for m in ("loss", "accuracy")}
+            for copy in ("first", "second")
+        )
+        found[name] = second["accuracy"] - first["accuracy"]
+        found[f"{name} (nats)"] = first["loss"] - second["loss"]
+    for name in TESTS[2:]:
+        found[name] = found[f"{name}: accuracy"] - 0.1
+        found[f"{name} (nats)"] = found[f"{name}: above chance"]
+    return found
 
 
 def hidden_gap(slices: pd.DataFrame, than: str = "Transformer") -> pd.DataFrame:

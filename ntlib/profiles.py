@@ -14,7 +14,7 @@ class Profile:
     text_length: int
     recall_steps: int  # associative recall: optimiser steps of recall_batch sequences
     recall_batch: int
-    graded_steps: int  # recall of few and many pairs in turn: optimiser steps of 1024 tokens
+    graded_steps: int  # recall of few and many pairs in turn: optimiser steps of 960 tokens
     version_steps: int  # RWKV's versions: optimiser steps on the same windows as text_steps
     context_windows: int  # held-out windows, four times text_length long, for loss by position
     tracking_steps: int  # state tracking: optimiser steps of tracking_batch sequences

@@ -14,8 +14,8 @@ from ntlib.models.language_model import count_parameters
 
 @pytest.mark.parametrize(("name", "size"), evaluation.recall_contenders())
 def test_contenders_have_equal_parameters(name, size):
-    ours = count_parameters(evaluation.model_of(name, size, 64).build())
-    theirs = count_parameters(evaluation.model_of("Transformer", None, 64).build())
+    ours = count_parameters(evaluation.model_of(name, size, 32).build())
+    theirs = count_parameters(evaluation.model_of("Transformer", None, 32).build())
     assert ours == pytest.approx(theirs, rel=0.006)
 
 
@@ -24,7 +24,7 @@ def test_held_bytes_are_those_of_the_cost_model_and_follow_the_knob(name):
     sizes = evaluation.STATES[name][1]
     held = {}
     for size in sizes:
-        config = evaluation.model_of(name, size, 64)
+        config = evaluation.model_of(name, size, 32)
         held[size] = evaluation.held_bytes(config.build(), 127)
         expected = 2 * 4 * mixer_cost(config.mixer, config.d_model).state_numbers(127)
         assert held[size] == pytest.approx(expected, rel=0.25)  # RWKV-7's channel mix has a state
@@ -32,13 +32,13 @@ def test_held_bytes_are_those_of_the_cost_model_and_follow_the_knob(name):
 
 
 def test_attention_holds_more_with_every_token():
-    model = evaluation.model_of("Transformer", None, 64).build()
+    model = evaluation.model_of("Transformer", None, 32).build()
     assert evaluation.held_bytes(model, 100) == 2 * 2 * 64 * 100 * 4
 
 
 def test_unknown_sizes_are_refused():
     with pytest.raises(ValueError, match="architecture must be one of Local attention, "):
-        evaluation.model_of("S4D", 8, 64)
+        evaluation.model_of("S4D", 8, 32)
 
 
 def small_runs(make, names, tmp_path, **changes):

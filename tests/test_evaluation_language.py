@@ -138,7 +138,11 @@ def test_a_stopped_run_is_the_beginning_of_the_whole_one(tmp_path):
     assert rows["step"].tolist() == [6]
     both = pd.concat([rows, examined])
     assert set(both["kind"]) == {"curve", "slice", "ability"}
-    assert "phone book: accuracy" in language.wide(both, "ability")
+    gains = language.graded(both)
+    assert len(gains) == 1
+    assert set(language.TESTS) <= set(gains)
+    copied = gains["copy of text: first loss"] - gains["copy of text: second loss"]
+    assert gains["copy of text (nats)"].tolist() == copied.tolist()
 
 
 def test_a_hidden_gap_sums_to_the_difference_in_loss():

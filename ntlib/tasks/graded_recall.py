@@ -13,7 +13,7 @@ from ntlib.tasks.synthetic import AssociativeRecall
 
 @dataclass(frozen=True)
 class GradedRecall:
-    """AssociativeRecall in several sizes, one per batch: 4 pairs in 32 tokens, 8 in 64 and so on.
+    """AssociativeRecall in several sizes, one per batch: 2 pairs in 16 tokens, 4 in 32 and so on.
 
     Many pairs alone are a plateau that small models leave late or never: nothing is learnt until
     keys are compared, and the more there are, the less a lucky comparison is worth. Published
@@ -22,9 +22,9 @@ class GradedRecall:
     once, and smaller ones fill a batch with more sequences.
     """
 
-    vocab_size: int = 64
+    vocab_size: int = 32
     """Keys are the lower half without 0, values the upper half."""
-    sizes: tuple[int, ...] = (4, 4, 8, 16)
+    sizes: tuple[int, ...] = (2, 4, 8, 12)
     """Pairs in a sequence; one of these per batch, more often if it stands here twice."""
     stretch: int = 8
     """Positions per pair; 4 are the least that the task needs."""

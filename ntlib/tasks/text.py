@@ -38,17 +38,17 @@ class Text:
 
 @dataclass(frozen=True)
 class DrilledText(Text):
-    """Text with drills in copying: in training, one window of three is not text but random small
-    letters that repeat with a period of its own. What is held out is text.
+    """Text with drills in copying: in training, one window of three repeats with a period of its
+    own, either random small letters or a passage of text, in turn. What is held out is text.
 
     Small models hardly learn to copy from real text in hundreds of steps, since little is gained by
-    it; behind the first period of a drill, nothing else helps.
+    it; behind the first period of a drill there is nothing else to go by.
     """
 
     shortest: int = 8
-    """Letters of a period, at least."""
+    """Bytes of a period, at least."""
     longest: int = 32
-    """Letters of a period, at most."""
+    """Bytes of a period, at most."""
 
     def __post_init__(self) -> None:
         at_least(self.shortest, 1, "shortest")
@@ -58,14 +58,16 @@ class DrilledText(Text):
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Random windows of the training split, the first third of them drills: (batch, length)."""
         text = super().sample(batch_size, generator)
-        drills = self.drills(batch_size // 3, generator)
-        count = len(drills.inputs)
-        return Batch(*(torch.cat([d, t[count:]]) for d, t in zip(drills, text, strict=True)))
-
-    def drills(self, count: int, generator: torch.Generator) -> Batch:
-        """``count`` windows of random letters with periods: (count, length)."""
-        period = torch.randint(self.shortest, self.longest + 1, (count, 1), generator=generator)
-        shape = (count, self.longest)
-        letters = torch.randint(ord("a"), ord("z") + 1, shape, generator=generator)
-        tokens = letters.gather(1, torch.arange(self.length + 1) % period)
+        drills = self._drills(text.inputs[: batch_size // 3, : self.longest], generator)
+        tokens = torch.cat([text.inputs, text.targets[:, -1:]], dim=1)
+        tokens[: len(drills)] = drills
         return Batch(tokens[:, :-1], tokens[:, 1:])
+
+    def _drills(self, passages: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """(count, length + 1) windows that repeat: random letters, then a passage, and so on."""
+        count, longest = passages.shape
+        letters = torch.randint(ord("a"), ord("z") + 1, (count, longest), generator=generator)
+        turn = torch.arange(count)[:, None] % 2
+        period = torch.randint(self.shortest, longest + 1, (count, 1), generator=generator)
+        place = torch.arange(self.length + 1) % period
+        return torch.where(turn == 0, letters, passages).gather(1, place)
