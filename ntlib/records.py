@@ -185,7 +185,9 @@ RECORDS = {
     "tuning-selective": _tuning(
         selection.copying_run, "book", tuple(selection.COPYING), long_range.RATES
     ),
-    "tuning-induction": _tuning(selection.induction_run, "book", tuple(selection.INDUCTION)),
+    "tuning-induction": _tuning(
+        selection.induction_run, "book", tuple(selection.INDUCTION), selection.INDUCTION_RATES
+    ),
     "induction-far": _far(),
     "selective-longer": _tuned(
         {"256 places": partial(selection.copying_run, context=256, steps=800)},

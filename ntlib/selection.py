@@ -47,6 +47,8 @@ INDUCTION: dict[str, tuple[MixerConfig, int]] = {
     "S4D (Mamba's block)": (MambaVariantConfig("S4D", d_state=28), 0),
 }
 
+# Half of language.RATES: a rate that never falls must be lower.
+INDUCTION_RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 FAR_RATES = (4e-3, 8e-3, 1.6e-2)
 DECAYED = "Mamba (weights decay)"
 
