@@ -131,7 +131,7 @@ def _far() -> Record:
 
     def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
         experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
-        return selection.far(runs(), lengths, 2**20, checkpoints, least=4)
+        return selection.far(runs(), lengths, 2**19, checkpoints, least=4)
 
     code = ("ntlib/experiments.py", "ntlib/selection.py")
     return Record("book", seeds, selection.FAR_COLUMNS, runs, measure, code)
