@@ -1,4 +1,4 @@
-"""What holds for every task of sequences of tokens."""
+"""How tests draw from tasks, and what holds for every task of sequences of tokens."""
 
 import torch
 

@@ -9,10 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntlib.tasks import IGNORED, GapCopying, gap_copying
-
-
-def draw(task, batch_size, seed):
-    return task.sample(batch_size, torch.Generator().manual_seed(seed))
+from tests.tasks.sequences import draw
 
 
 def test_drawn_examples_are_real():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ntlib.tasks import ListOps, list_operations
 from ntlib.tasks.list_operations import OPERATORS, PAD
 from tests.tasks.blind import accuracy_of_linear_model, one_hot
+from tests.tasks.sequences import draw
 
 EVALUATE = {
     "[MIN": min,
@@ -18,10 +19,6 @@ EVALUATE = {
     "[MED": lambda values: int(statistics.median(values)),
     "[SUM_MOD": lambda values: sum(values) % 10,
 }
-
-
-def draw(task, batch_size, seed):
-    return task.sample(batch_size, torch.Generator().manual_seed(seed))
 
 
 def evaluate(words, max_args):

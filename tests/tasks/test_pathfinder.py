@@ -13,10 +13,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from ntlib.tasks import Pathfinder, pathfinder
 from ntlib.tasks.pathfinder import DASH, DOT
 from tests.tasks.blind import accuracy_of_linear_model
-
-
-def draw(task, batch_size, seed):
-    return task.sample(batch_size, torch.Generator().manual_seed(seed))
+from tests.tasks.sequences import draw
 
 
 def images(batch):

@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from ntlib.tasks import Tones
-
-
-def draw(task, batch_size, seed):
-    return task.sample(batch_size, torch.Generator().manual_seed(seed))
+from tests.tasks.sequences import draw
 
 
 def test_the_loudest_frequency_lies_in_the_band():
