@@ -14,7 +14,7 @@ from ntlib import evaluation, evaluation_language, experiments, language, result
 from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.profiles import load_profile
-from ntlib.record import TRAINING_COLUMNS, Record
+from ntlib.record import Record, sweep
 
 SEEDS = load_profile("book").seeds
 SWEPT = SEEDS[:1]
@@ -48,17 +48,9 @@ def text_rates() -> dict[str, float]:
     return rates
 
 
-def _sweep(make: Callable[[str, float], Run], architectures: tuple[str, ...]) -> Record:
-    """Every architecture at every rate."""
-
-    def runs() -> list[Run]:
-        single = [make(name, language.RATES[0]) for name in architectures]
-        return experiments.grid(single, lrs=language.RATES, seeds=SWEPT)
-
-    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
-        return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
-
-    return Record("book", SWEPT, TRAINING_COLUMNS, runs, measure)
+def _sweep(make: Callable[[str, float, str], Run], architectures: tuple[str, ...]) -> Record:
+    """Every architecture at every rate, with one seed."""
+    return sweep(make, "book", architectures, language.RATES, SWEPT)
 
 
 def _tested(

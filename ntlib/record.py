@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntlib import dependencies
+from ntlib import dependencies, experiments
 from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 
@@ -46,3 +46,22 @@ TRAINING_COLUMNS = {
     "token_accuracy": "share of held-out scored tokens that are right",
     "sequence_accuracy": "share of held-out sequences with every scored token right",
 }
+
+
+def sweep(
+    make: Callable[[str, float, str], Run],  # of an architecture at a rate, at a profile's size
+    profile: str,
+    architectures: tuple[str, ...],
+    rates: tuple[float, ...],
+    seeds: tuple[int, ...],
+) -> Record:
+    """Every architecture at every rate with every seed."""
+
+    def runs() -> list[Run]:
+        single = [make(name, rates[0], profile) for name in architectures]
+        return experiments.grid(single, lrs=rates, seeds=seeds)
+
+    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
+        return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
+
+    return Record(profile, seeds, TRAINING_COLUMNS, runs, measure)

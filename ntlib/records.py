@@ -27,7 +27,7 @@ from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.models import presets
 from ntlib.profiles import load_profile
-from ntlib.record import TRAINING_COLUMNS, Record
+from ntlib.record import TRAINING_COLUMNS, Record, sweep
 from ntlib.tasks import Digits
 
 ARCHITECTURES = ("Transformer", "Linear attention", "RetNet")
@@ -40,16 +40,7 @@ def _tuning(
     rates: tuple[float, ...] = language.RATES,
 ) -> Record:
     """Every architecture at every rate, with the seeds of the profile book."""
-    seeds = load_profile("book").seeds
-
-    def runs() -> list[Run]:
-        single = [make(name, rates[0], profile) for name in architectures]
-        return experiments.grid(single, lrs=rates, seeds=seeds)
-
-    def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
-        return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
-
-    return Record(profile, seeds, TRAINING_COLUMNS, runs, measure)
+    return sweep(make, profile, architectures, rates, load_profile("book").seeds)
 
 
 TRACKING_RATE = 8e-3  # one for all: with half of it, pilot runs learnt the same things, later
