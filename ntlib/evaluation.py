@@ -2,8 +2,8 @@
 copying beyond the trained length, and lookups whose question comes before or after.
 
 All have two layers (Mamba and Mamba-2 three) and equal parameters. The learning rate of each is the
-best of five on recall; see ntlib.records. What the same models know of language, and what that is
-worth when they are asked to copy, is ntlib.evaluation_language.
+best of five on recall, for copying on copying; see ntlib.evaluation_records. What the same models
+know of language, and what that is worth when they are asked to copy, is ntlib.evaluation_language.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -14,7 +14,9 @@ from ntlib import evaluation, evaluation_language, experiments, language, result
 from ntlib.cluster import Cluster
 from ntlib.experiments import Run
 from ntlib.profiles import load_profile
-from ntlib.record import Record, sweep
+from ntlib.record import Record, curves, sweep
+from ntlib.tasks import GradedRecall
+from ntlib.training import TrainConfig
 
 SEEDS = load_profile("book").seeds
 SWEPT = SEEDS[:1]
@@ -32,12 +34,29 @@ TEXT_TUNING = (
 )
 REST = ("Transformer (no positions)", "Local attention", "S4D", "Hybrid")
 
+# More pairs than the smallest states have dimensions of keys.
+MANY = GradedRecall(vocab_size=128, sizes=(2, 4, 8, 16, 32, 48), stretch=4)
+MANY_STEPS = 1000
+# (architecture, size of the knob in evaluation.STATES): those that learn recall of few.
+MANY_STATES: tuple[tuple[str, int | None], ...] = (
+    ("Transformer", None),
+    ("Hybrid", None),
+    ("RWKV-6", None),
+    *(("RWKV-7", width) for width in (8, 16, 32, 64)),
+    *(("Mamba-2", n) for n in (16, 128)),
+)
+
 DRILLED = ("Transformer", "Local attention", "RetNet", "RWKV-7", "Mamba", "Mamba-2", "Hybrid")
 
 
 def recall_rates() -> dict[str, float]:
     """The best rate of every architecture on graded recall, from its record."""
     return experiments.best_rates(results.load("tuning-memory")[0])
+
+
+def copying_rates() -> dict[str, float]:
+    """The best rate of every architecture on copying, from its record."""
+    return experiments.best_rates(results.load("tuning-copying")[0])
 
 
 def text_rates() -> dict[str, float]:
@@ -80,8 +99,27 @@ def _recall_jobs() -> list[tuple[Run, int | None]]:
     ]
 
 
-def _copying_jobs() -> list[tuple[Run, int | None]]:
+def many_name(architecture: str, size: int | None) -> str:
+    """What a run of MANY_STATES is called in its record."""
+    return architecture if size is None else f"{architecture} ({size})"
+
+
+def _many_runs() -> list[Run]:
     rates = recall_rates()
+    single = [
+        Run(
+            many_name(name, size),
+            evaluation.model_of(name, size, MANY.vocab_size),
+            MANY,
+            TrainConfig(MANY_STEPS, 10, rates[name], eval_every=100, held_out=128),
+        )
+        for name, size in MANY_STATES
+    ]
+    return experiments.grid(single, seeds=SEEDS)
+
+
+def _copying_jobs() -> list[tuple[Run, int | None]]:
+    rates = copying_rates()
     return [(evaluation.copying_run(n, rates[n]), None) for n in evaluation.ARCHITECTURES]
 
 
@@ -130,9 +168,11 @@ def _equal_perplexity(
 RECORDS = {
     "tuning-memory": _sweep(evaluation.recall_run, evaluation.ARCHITECTURES),
     "recall-by-state": _tested(_recall_jobs, evaluation.recall, evaluation.RECALL_COLUMNS),
+    "recall-of-many": curves(_many_runs, "book", SEEDS),
+    "tuning-copying": _sweep(evaluation.copying_run, evaluation.ARCHITECTURES),
     "copying-by-length": _tested(_copying_jobs, evaluation.copying, evaluation.COPYING_COLUMNS),
     "lookup-order": _tested(_lookup_jobs, evaluation.lookup, evaluation.LOOKUP_COLUMNS),
     "tuning-text-rest": _sweep(language.text_run, REST),
     "equal-perplexity": _equal_perplexity(evaluation.ARCHITECTURES, text_rates),
-    "equal-perplexity-drilled": _equal_perplexity(DRILLED, recall_rates, drilled=True),
+    "equal-perplexity-drilled": _equal_perplexity(DRILLED, copying_rates, drilled=True),
 }

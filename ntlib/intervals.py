@@ -9,18 +9,23 @@ from scipy import stats
 COVERED = 0.95
 
 
-def of_mean(values: Sequence[float]) -> tuple[float, float]:
-    """Student's t interval of the mean of independent values, such as one per seed.
+def of_mean(values: Sequence[float], more: int | None = None) -> tuple[float, float]:
+    """Student's t interval of the mean of independent values, such as one per seed; with `more`,
+    of the mean of so many further ones.
 
-    With one value nothing is known of the scatter: (-inf, inf). Raises ValueError for none.
+    With one value nothing is known of the scatter: (-inf, inf). Raises ValueError for none, or for
+    more < 1.
     """
     count = len(values)
     if count == 0:
         raise ValueError("values are empty; give at least one")
+    if more is not None and more < 1:
+        raise ValueError(f"more must be at least 1, got {more}")
     if count == 1:
         return float("-inf"), float("inf")
     series = pd.Series(values, dtype=float)
-    half = stats.t.ppf((1 + COVERED) / 2, count - 1) * series.std() / sqrt(count)
+    errors = 1 / count + (0 if more is None else 1 / more)  # variances, in that of one value
+    half = stats.t.ppf((1 + COVERED) / 2, count - 1) * series.std() * sqrt(errors)
     return series.mean() - half, series.mean() + half
 
 

@@ -61,6 +61,12 @@ def sweep(
         single = [make(name, rates[0], profile) for name in architectures]
         return experiments.grid(single, lrs=rates, seeds=seeds)
 
+    return curves(runs, profile, seeds)
+
+
+def curves(runs: Callable[[], list[Run]], profile: str, seeds: tuple[int, ...]) -> Record:
+    """The training curves of `runs`, which have these seeds."""
+
     def measure(checkpoints: Path, workers: int | Cluster) -> pd.DataFrame:
         return experiments.run_grid(runs(), workers=workers, checkpoints=checkpoints, progress=True)
 

@@ -16,6 +16,18 @@ def test_student_covers_the_mean_of_three_values():
         intervals.of_mean([])
 
 
+def test_student_covers_a_further_value():
+    draws = np.random.default_rng(2).normal(size=(2000, 4))
+    inside = [
+        low < value < high
+        for *known, value in draws.tolist()
+        for low, high in [intervals.of_mean(known, more=1)]
+    ]
+    assert 0.93 < np.mean(inside) < 0.97
+    with pytest.raises(ValueError, match="more must be at least 1, got 0"):
+        intervals.of_mean([1.0, 2.0], more=0)
+
+
 def test_wilson_covers_a_probability_and_knows_the_ends():
     counts = np.random.default_rng(1).binomial(50, 0.9, size=2000)
     bounds = [intervals.of_share(count / 50, 50) for count in counts]

@@ -12,8 +12,10 @@ import click
 from ntlib import claims
 from ntlib.publishing import notebook
 from ntlib.publishing.layout import Layout
+from ntlib.publishing.picture import figure
 
 SUMMARY_MARKER = "<!-- claims-summary -->"
+FIGURE_MARKER = re.compile(r"<!-- figure (\S+) (\S+) -->")  # of a chapter, by name
 # Warnings as jupyter-book prints them; its return code alone has been green with one inside.
 COMPLAINT = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|\bTraceback\b|\bException\b")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -63,6 +65,7 @@ def stage(layout: Layout, chapters: Path) -> Path:
     _fill_in_claims(source, staged)
     _require_sources(source, documents, chapters)
     _require_complete(staged)
+    _fill_in_figures(source)
     return source
 
 
@@ -75,6 +78,21 @@ def _fill_in_claims(source: Path, staged: list[Path]) -> None:
         if SUMMARY_MARKER in text:
             found = claims.summary_table(collected)
             page.write_text(text.replace(SUMMARY_MARKER, found), encoding="utf-8")
+
+
+def _fill_in_figures(source: Path) -> None:
+    for page in (source / "book").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        try:
+            filled = FIGURE_MARKER.sub(lambda found: _raw_figure(source, *found.groups()), text)
+        except (ValueError, FileNotFoundError) as fault:
+            raise click.ClickException(f"book/{page.name} lacks a figure: {fault}") from None
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")
+
+
+def _raw_figure(source: Path, chapter: str, name: str) -> str:
+    return f"```{{raw}} html\n{figure(source / 'notebooks' / f'{chapter}.ipynb', name)}\n```"
 
 
 def _require_sources(source: Path, documents: list[str], chapters: Path) -> None:

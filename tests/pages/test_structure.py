@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from ntlib.publishing.render import SUMMARY_MARKER
+from ntlib.publishing.render import FIGURE_MARKER, SUMMARY_MARKER
 from tests.pages import site
 
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
@@ -80,4 +80,6 @@ def test_launch_buttons_lead_to_files_of_the_repository(page):
 
 
 def test_no_marker_is_left_unfilled(page):
-    assert SUMMARY_MARKER not in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert SUMMARY_MARKER not in text
+    assert not FIGURE_MARKER.search(text)

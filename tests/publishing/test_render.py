@@ -63,3 +63,26 @@ def test_a_missing_document_is_named(checkout):
     (checkout.notebooks / "one.ipynb").unlink()
     with pytest.raises(click.ClickException, match=r"notebooks/one\b"):
         stage(checkout, checkout.notebooks)
+
+
+def with_figure(checkout, marker):
+    """A chapter that shows the figure "ups", and a page with `marker`."""
+    chapter = pretend_executed(make_notebook("show()"))
+    shown = '<figure class="nt-figure" id="fig-ups">\n<svg></svg>\n</figure>'
+    chapter.cells[2].outputs = [nbformat.v4.new_output("display_data", data={"text/html": shown})]
+    spoil(checkout, chapter)
+    (checkout.root / "book" / "index.md").write_text(f"# Small\n\n{marker}\n")
+    return shown
+
+
+def test_a_page_shows_a_figure_of_a_chapter(checkout):
+    shown = with_figure(checkout, "<!-- figure one ups -->")
+    page = (stage(checkout, checkout.notebooks) / "book" / "index.md").read_text()
+    assert page == f"# Small\n\n```{{raw}} html\n{shown}\n```\n"
+
+
+@pytest.mark.parametrize("marker", ["<!-- figure one downs -->", "<!-- figure two ups -->"])
+def test_a_page_with_a_figure_that_no_chapter_has_is_refused(checkout, marker):
+    with_figure(checkout, marker)
+    with pytest.raises(click.ClickException, match=r"index\.md lacks a figure: .*(downs|two)"):
+        stage(checkout, checkout.notebooks)
