@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_readme_shows_what_the_chapters_measured():
     pattern = r"!\[[^\]]+\]\((book/_static/([a-z-]+)\.svg)\)"
     shown = dict(re.findall(pattern, (ROOT / "README.md").read_text()))
+    assert shown, "README.md shows no picture from book/_static with a description"
     made = re.findall(r"picture (\w+) ([a-z-]+) (\S+)", (ROOT / "Makefile").read_text())
     assert shown == {path: name for _, name, path in made}, "README.md and `make notebooks` differ"
     for chapter, name, path in made:
