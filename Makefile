@@ -36,6 +36,7 @@ html: environment ## render the committed outputs only (seconds)
 notebooks: environment ## refresh committed outputs: make notebooks ONLY=retnet PROFILE=book
 	$(NTLIB) execute --write-back --profile "$(PROFILE)" $(if $(ONLY),--only "$(ONLY)")
 	$(NTLIB) picture 02_retnet retnet-headline book/_static/retnet-headline.svg
+	$(NTLIB) picture 08_evaluation evaluation-cover book/_static/evaluation-cover.svg
 
 test: lint unit smoke nbval html pages ## lint, unit tests, every notebook run twice, the book without a warning
 	@$(NTLIB) share
@@ -50,7 +51,7 @@ format: environment ## let ruff rewrite the code, bring notebooks into canonical
 	$(NTLIB) tidy
 
 unit: environment peers ## unit tests of ntlib and of the committed notebooks' form
-	$(PYTEST) tests --ignore tests/pages
+	OMP_NUM_THREADS=1 $(PYTEST) tests --ignore tests/pages --numprocesses logical --maxprocesses 4 --dist loadscope
 
 smoke: environment ## papermill over every notebook, at toy sizes
 	$(NTLIB) execute --profile smoke
